@@ -1,0 +1,43 @@
+"""The public calls: estimate one design, sweep any axes, find the best strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dse.explore.evaluate import bind_axes, load_specs
+from dse.explore.result import Result
+from dse.space.axes import Axis, axis
+
+__all__ = ["Axis", "Result", "axis", "estimate", "sweep"]
+
+
+def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = None) -> Result:
+    """Price one design.
+
+    Args:
+        model: catalogue id, YAML or CSV file, mapping, or specification.
+        cluster: catalogue id, YAML file, mapping, or specification; a template for any device count.
+        strategy: text such as ``"tp=8,pp=8,micro_batch=1,global_batch=1536"``, YAML file, mapping, specification.
+        devices: number of accelerators; by default tp·pp·dp·cp where dp is given, else the cluster's own count.
+
+    Returns:
+        A result without axes: ``.breakdown()``, ``.memory()``, ``.explain("step_time")``, ``.dataset``.
+
+    Raises:
+        SpecError: with every fault of the inputs.
+    """
+    specs = load_specs(model, cluster, strategy, devices)
+    return Result(specs, [], devices_given=devices is not None or specs["strategy"].dp is None)  # type: ignore[attr-defined]
+
+
+def sweep(model: Any, cluster: Any, strategy: Any, *axes: Axis, devices: int | None = None) -> Result:
+    """Price every combination of the axes' values; infeasible designs are kept, masked, with their reasons.
+
+    Raises:
+        SpecError: with every fault of the inputs and axes.
+    """
+    specs = load_specs(model, cluster, strategy, devices)
+    bound = bind_axes(specs, axes)
+    swept = any(b.axis.path in ("cluster.devices", "cluster") for b in bound)
+    given = devices is not None or swept or (specs["strategy"].dp is None and not any(b.name == "dp" for b in bound))  # type: ignore[attr-defined]
+    return Result(specs, bound, devices_given=given)

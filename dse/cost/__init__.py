@@ -1,0 +1,12 @@
+"""What it costs: quantities of compute, memory, network, pipeline, step, energy and money, as two graphs."""
+
+from __future__ import annotations
+
+from dse.cost import comet, compute, energy, memory, money, network, pipeline, step
+from dse.cost.graph import Evaluation, Graph, Quantity, quantity
+
+MEGATRON = Graph(compute, memory, network, pipeline, step, energy, money)
+COMET = Graph(MEGATRON.quantities, comet)
+GRAPHS = {"megatron": MEGATRON, "comet": COMET}
+
+__all__ = ["COMET", "GRAPHS", "MEGATRON", "Evaluation", "Graph", "Quantity", "quantity"]

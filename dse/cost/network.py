@@ -1,0 +1,295 @@
+"""Network: collectives on nested dimensions.
+
+A group of ranks meets each network dimension in a share of its size. A collective runs dimension by dimension, each
+with its own algorithm, on pieces that keep all dimensions busy at once, so the slowest dimension sets the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dse.cost.arrays import Array, select, total, values_of
+from dse.cost.graph import quantity
+
+# -- algorithms: (load, steps) of one dimension -------------------------------------------------------------
+#
+# An algorithm is a function of the number of ranks n in the dimension. ``load`` is what each device sends, as a
+# multiple of the buffer that enters the dimension; ``steps`` is the number of latencies in a row.
+
+Algorithm = Callable[[Array], tuple[Array, Array]]
+
+
+def _share(n: Array) -> Array:
+    return (n - 1.0) / n
+
+
+def _log2(n: Array) -> Array:
+    return np.ceil(np.log2(np.maximum(n, 1.0)) - 1e-9)
+
+
+REDUCE_SCATTER: dict[str, Algorithm] = {
+    "ring": lambda n: (_share(n), n - 1.0),
+    "direct": lambda n: (_share(n), np.minimum(n - 1.0, 1.0)),
+    "halving_doubling": lambda n: (_share(n), _log2(n)),
+}
+ALL_REDUCE: dict[str, Algorithm] = {
+    "ring": lambda n: (2.0 * _share(n), 2.0 * (n - 1.0)),
+    "direct": lambda n: (2.0 * _share(n), 2.0 * np.minimum(n - 1.0, 1.0)),
+    "halving_doubling": lambda n: (2.0 * _share(n), 2.0 * _log2(n)),
+    # Two trees carry half of the buffer each, up and down: every device passes on the whole buffer twice.
+    "double_binary_tree": lambda n: (2.0 * np.minimum(n - 1.0, 1.0), 2.0 * _log2(n)),
+    # The switch adds: one copy up, one down.
+    "in_network": lambda n: (np.minimum(n - 1.0, 1.0), 2.0 * np.minimum(n - 1.0, 1.0)),
+}
+BROADCAST: dict[str, Algorithm] = {
+    "ring": lambda n: (np.minimum(n - 1.0, 1.0), n - 1.0),
+    "direct": lambda n: (np.minimum(n - 1.0, 1.0), _log2(n)),
+    "halving_doubling": lambda n: (np.minimum(n - 1.0, 1.0), _log2(n)),
+    "in_network": lambda n: (np.minimum(n - 1.0, 1.0), 2.0 * np.minimum(n - 1.0, 1.0)),
+}
+REGISTRY: dict[str, dict[str, Algorithm]] = {
+    "all_reduce": ALL_REDUCE,
+    "reduce_scatter": REDUCE_SCATTER,
+    "all_gather": REDUCE_SCATTER,  # the same steps in reverse
+    "broadcast": BROADCAST,
+}
+AUTOMATIC = {"ring": "ring", "torus": "ring", "mesh": "ring", "fully_connected": "direct", "switch": "halving_doubling"}
+
+
+def all_to_all_load(topology: str, n: Array, bidirectional: Array) -> Array:
+    """What a link-limited dimension carries per device in an all-to-all of one buffer, as a multiple of it.
+
+    Switches and full meshes send (n−1)/n. On a ring the shortest path spreads both ways: n/4 (n odd: (n²−1)/4n);
+    one-way (n−1)/2; a line's middle link, at half the device's bandwidth, carries n/2.
+    """
+    if topology in ("switch", "fully_connected"):
+        return _share(n)
+    if topology == "mesh":
+        return 2.0 * np.floor(n / 2.0) * np.ceil(n / 2.0) / n
+    ring = np.floor(n * n / 4.0) / n
+    return np.where(bidirectional, ring, (n - 1.0) / 2.0)
+
+
+class Links:
+    """The network as one group after another sees it; times and loads of collectives on it.
+
+    Args:
+        dimensions: network dimensions, innermost first (fields may be arrays).
+        shares: for each group name, the number of its ranks in each dimension.
+        chunks: pieces a collective is cut into; None is infinitely many.
+    """
+
+    def __init__(self, dimensions: Any, shares: dict[str, list[Array]], chunks: Array | None) -> None:
+        self.dimensions = tuple(dimensions)
+        self.shares = shares
+        self.chunks = chunks
+        self._rates: dict[tuple[str, str], tuple[Array, Array]] = {}
+
+    def time(self, kind: str, group: str, size: Array) -> Array:
+        """Seconds of one collective of ``size`` bytes (0 for an empty one)::
+
+            T = max_i(load_i / BW_i) + fill / chunks + Σ_i steps_i · latency_i
+
+        ``fill`` is the time of the first piece through the dimensions before (all-reduce) or around the slowest.
+        """
+        seconds_per_byte, latency = self.rates(kind, group)
+        return size * seconds_per_byte + np.where(np.greater(size, 0), latency, 0.0)
+
+    def rates(self, kind: str, group: str) -> tuple[Array, Array]:
+        """Seconds per byte and fixed seconds of a collective in a group."""
+        if (kind, group) not in self._rates:
+            self._rates[kind, group] = self._compute_rates(kind, group)
+        return self._rates[kind, group]
+
+    def _compute_rates(self, kind: str, group: str) -> tuple[Array, Array]:
+        busy: list[Array] = []
+        latency: Array = 0.0
+        for dimension, load, steps in self._per_dimension(kind, group):
+            busy.append(load / (dimension.bandwidth * dimension.efficiency))
+            latency = latency + steps * dimension.latency
+        slowest = busy[0]
+        for other in busy[1:]:
+            slowest = np.maximum(slowest, other)
+        if self.chunks is None or len(busy) == 1 or kind == "point_to_point":
+            return slowest, latency
+        return slowest + self._fill(kind, busy, slowest) / self.chunks, latency
+
+    @staticmethod
+    def _fill(kind: str, busy: list[Array], slowest: Array) -> Array:
+        """Time of a whole buffer in the dimensions that wait for, or are waited for by, the slowest one."""
+        if kind != "all_reduce":
+            return total(busy) - slowest
+        # The inner dimensions scatter before the slowest starts and gather after it; outer ones hide behind it.
+        before: Array = 0.0
+        reached: Array = False
+        for part in busy:
+            reached = np.logical_or(reached, np.equal(part, slowest))
+            before = before + np.where(reached, 0.0, part)
+        return before
+
+    def _per_dimension(self, kind: str, group: str) -> list[tuple[Any, Array, Array]]:
+        """(dimension, load per byte of the collective, latency steps) for each dimension, innermost first."""
+        shares = self.shares[group]
+        if kind == "point_to_point":
+            return self._hop(shares)
+        if kind == "all_to_all":
+            return self._exchange(shares)
+        result, entering = [], 1.0
+        for dimension, n in zip(self.dimensions, shares, strict=True):
+            load, steps = _dimension_cost(kind, dimension, n)
+            result.append((dimension, load * entering, steps))
+            if kind != "broadcast":
+                entering = entering / n
+        return result
+
+    def _exchange(self, shares: list[Array]) -> list[tuple[Any, Array, Array]]:
+        """All-to-all: peers are reached through the outermost dimension in which they differ; on rings, meshes and
+        tori every message also travels the inner dimensions, so each carries its own all-to-all of the buffer."""
+        everyone: Array = 1.0
+        for n in shares:
+            everyone = everyone * n
+        result, inside = [], 1.0
+        for dimension, n in zip(self.dimensions, shares, strict=True):
+            switched = (n - 1.0) * inside / everyone
+            table = {name: switched if name in ("switch", "fully_connected")
+                     else all_to_all_load(name, n, dimension.bidirectional)
+                     for name in values_of(dimension.topology)}  # fmt: skip
+            result.append((dimension, select(dimension.topology, table), np.minimum(n - 1.0, 1.0)))
+            inside = inside * n
+        return result
+
+    def _hop(self, shares: list[Array]) -> list[tuple[Any, Array, Array]]:
+        """To the next rank of the group: through the outermost dimension the group spans."""
+        result, further = [], 1.0
+        for dimension, n in zip(self.dimensions[::-1], shares[::-1], strict=True):
+            here = np.where(np.logical_and(np.greater(n, 1), np.less_equal(further, 1)), 1.0, 0.0)
+            result.append((dimension, here, here))
+            further = further * n
+        return result[::-1]
+
+    def energy(self, kind: str, group: str, size: Array) -> Array:
+        """Joules that one device's links spend on one collective."""
+        return total(size * load * dimension.energy for dimension, load, _ in self._per_dimension(kind, group))
+
+    def load(self, kind: str, group: str, size: Array) -> list[Array]:
+        """Bytes one device sends into each dimension."""
+        return [size * load for _, load, _ in self._per_dimension(kind, group)]
+
+
+def _dimension_cost(kind: str, dimension: Any, n: Array) -> tuple[Array, Array]:
+    """Load and steps of one dimension under its algorithm, topology and in-network reduction."""
+    table = REGISTRY[kind]
+    loads, steps = {}, {}
+    for topology in values_of(dimension.topology):
+        names = {a: a if a != "auto" else AUTOMATIC[topology] for a in values_of(dimension.algorithm)}
+        found = {a: table.get(name, table["halving_doubling"])(n) for a, name in names.items()}
+        line = 2.0 if topology == "mesh" and kind != "broadcast" else 1.0  # no way around: half the bandwidth
+        loads[topology] = line * select(dimension.algorithm, {a: cost[0] for a, cost in found.items()})
+        steps[topology] = select(dimension.algorithm, {a: cost[1] for a, cost in found.items()})
+    load, step = select(dimension.topology, loads), select(dimension.topology, steps)
+    if "in_network" in table and np.any(dimension.in_network_reduction):
+        fast_load, fast_step = table["in_network"](n)
+        load = np.where(dimension.in_network_reduction, np.minimum(fast_load, load), load)
+        step = np.where(dimension.in_network_reduction, np.minimum(fast_step, step), step)
+    return load, step
+
+
+# -- groups on the network ----------------------------------------------------------------------------------
+
+
+def balanced_sizes(devices: float, dimensions: int, limits: list[float]) -> list[float]:
+    """Factor a device count into near-equal torus sides, none above its limit where that is possible."""
+    best: tuple[float, list[float]] | None = None
+
+    def search(rest: int, sides: list[int]) -> None:
+        nonlocal best
+        if len(sides) == dimensions - 1:
+            candidate = [float(side) for side in (*sides, rest)]
+            over = sum(max(0.0, side / limit - 1) for side, limit in zip(candidate, limits, strict=True))
+            score = over * 1e6 + max(candidate) / min(candidate)
+            if best is None or score < best[0]:
+                best = (score, candidate)
+            return
+        for side in (d for d in range(1, rest + 1) if rest % d == 0):
+            search(rest // side, [*sides, side])
+
+    search(int(devices), [])
+    return best[1] if best else [float(devices)]
+
+
+@quantity("1", "sizes of the network dimensions for this many devices")
+def dimension_sizes(cluster: Any, devices: Array) -> list[Array]:
+    """Fill the dimensions from the innermost; the outermost takes what is left (or a balanced torus)."""
+    dimensions = cluster.network.dimensions
+    if cluster.network.sizing == "balanced":
+        limits = [float(d.size or np.inf) for d in dimensions]
+        table = {value: balanced_sizes(value, len(limits), limits) for value in values_of(devices)}
+        return [select(devices, {value: sizes[i] for value, sizes in table.items()}) for i in range(len(limits))]
+    sizes, left = [], np.maximum(devices * 1.0, 1.0)
+    for dimension in dimensions[:-1]:
+        size = np.minimum(dimension.size, left)
+        sizes.append(size)
+        left = left / size
+    return [*sizes, np.maximum(left, 1.0)]
+
+
+def group_shares(stride: Array, size: Array, sizes: list[Array]) -> list[Array]:
+    """Ranks of a group in each dimension: ``size`` ranks, ``stride`` apart, packed from the innermost dimension.
+
+    With C the running product of the dimension sizes, the share of dimension i is
+    min(C_i, stride·size) / max(C_{i−1}, stride), at least 1. A group that straddles a boundary unevenly gets a
+    fractional share: its mean over the boundary.
+    """
+    shares, inner = [], 1.0
+    last = len(sizes) - 1
+    for i, dimension in enumerate(sizes):
+        outer = inner * dimension
+        reach = stride * size if i == last else np.minimum(outer, stride * size)
+        shares.append(np.maximum(reach / np.maximum(inner, stride), 1.0))
+        inner = outer
+    return shares
+
+
+@quantity("1", "ranks of each group in each network dimension")
+def placement_shares(
+    placement: Array, tp: Array, cp: Array, data_parallel: Array, pp: Array, ep: Array, devices: Array,
+    dimension_sizes: list[Array],
+) -> dict[str, list[Array]]:  # fmt: skip
+    """Where each parallel group lies. Gradients are reduced over dp·cp; experts take the innermost of those ranks."""
+    degrees = {"tp": tp, "cp": cp, "dp": data_parallel, "pp": pp}
+    shares: dict[str, dict[str, list[Array]]] = {}
+    for order in values_of(placement):
+        stride: dict[str, Array] = {}
+        running: Array = 1.0
+        for name in order.split("-"):
+            stride[name] = running
+            running = running * degrees[name]
+        first = np.minimum(stride["dp"], stride["cp"])
+        replicas = data_parallel * cp
+        found = {name: group_shares(stride[name], degrees[name], dimension_sizes) for name in degrees}
+        found["grad"] = _joint(found["dp"], found["cp"])
+        found["ep"] = group_shares(first, ep, dimension_sizes)
+        found["expert_grad"] = group_shares(first * ep, replicas / ep, dimension_sizes)
+        shares[order] = found
+    groups = next(iter(shares.values()))
+    result = {
+        name: [select(placement, {order: shares[order][name][i] for order in shares})
+               for i in range(len(dimension_sizes))]
+        for name in groups
+    }  # fmt: skip
+    result["all"] = dimension_sizes
+    return result
+
+
+def _joint(first: list[Array], second: list[Array]) -> list[Array]:
+    return [a * b for a, b in zip(first, second, strict=True)]
+
+
+@quantity("", "the network as each group sees it")
+def links(cluster: Any, placement_shares: dict[str, list[Array]]) -> Links:
+    """Collective times on this cluster for this placement."""
+    network = cluster.network
+    return Links(network.dimensions, placement_shares, network.pipeline_chunks)

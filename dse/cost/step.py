@@ -1,0 +1,258 @@
+"""One training step, Megatron-style: micro-batches through pipeline stages, then gradients, then the optimizer.
+
+``breakdown`` holds the terms; ``step_time`` is their sum by construction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dse.cost.arrays import Array, select, total
+from dse.cost.compute import phase_time
+from dse.cost.graph import quantity
+from dse.cost.memory import GRADIENT_BYTES, OPTIMIZER_BYTES, WEIGHT_BYTES
+from dse.cost.network import Links
+from dse.cost.pipeline import bubble_time
+from dse.spec.workload.op import Block
+
+PLACES = ("body", "first", "last")
+PASS_TERMS = ("forward", "recompute", "input_grad", "weight_grad",
+              "tp_comm_forward", "tp_comm_backward", "cp_comm", "ep_comm")  # fmt: skip
+TERMS = (*PASS_TERMS, "pp_comm", "imbalance", "bubble", "dp_comm", "optimizer", "offload")
+
+
+@quantity("1", "micro_batch")
+def batch_per_pass(micro_batch: Array) -> Array:
+    """Samples that one device works on in one pass."""
+    return micro_batch
+
+
+@quantity("s", "collective time of the operator's sharding (see Links.time)", source="COMET §4 as known; re-derived")
+def collective_times(blocks: tuple[Block, ...], links: Links) -> dict[str, Array]:
+    """Time of each collective in one pass, keyed ``block.operator.phase.kind.group``."""
+    return {
+        f"{block.name}.{op.name}.{c.phase}.{c.kind}.{c.group}": links.time(c.kind, c.group, c.bytes)
+        for block in blocks
+        for op in block.ops
+        for c in op.collectives
+        if np.any(c.bytes)
+    }
+
+
+def communication(block: Block, times: dict[str, Array], group: str, phase: str) -> Array:
+    """Time of all collectives of one group and phase in one instance of a block."""
+    found = [times[key] for op in block.ops for c in op.collectives if c.group == group and c.phase == phase
+             and (key := f"{block.name}.{op.name}.{c.phase}.{c.kind}.{c.group}") in times]  # fmt: skip
+    return total(found)
+
+
+@quantity("s", "per layer: phases of compute, exposed collectives of tp, cp and ep")
+def layer_terms(
+    blocks: tuple[Block, ...], operator_times: dict[str, Array], collective_times: dict[str, Array], recompute: Array,
+    overlap_tp: Array, overlap_efficiency: Array,
+) -> dict[str, dict[str, Array]]:  # fmt: skip
+    """Time of one instance of each block by term.
+
+    Collectives of tp and ep block the operators around them; with ``overlap_tp`` they hide behind the GEMMs of the
+    same phase. The ring of context parallelism hides behind the attention core.
+    """
+    result = {}
+    for block in blocks:
+        ops, comm = operator_times, collective_times
+        forward = phase_time(block, ops, "forward")
+        backward = (phase_time(block, ops, "input_grad"), phase_time(block, ops, "weight_grad"))
+        core = {p: phase_time(block, ops, p, core_only=True) for p in ("forward", "input_grad")}
+        again = select(recompute, {"none": 0.0, "selective": core["forward"],
+                                   "full": forward if block.place == "body" else 0.0})  # fmt: skip
+        twice = select(recompute, {"none": 1.0, "selective": 1.0, "full": 2.0 if block.place == "body" else 1.0})
+        tp = [communication(block, comm, "tp", p) for p in ("forward", "input_grad")]
+        hidden = [np.where(overlap_tp, work * overlap_efficiency, 0.0) for work in (forward, total(backward))]
+        cp = [np.maximum(communication(block, comm, "cp", p) - core[p], 0.0) for p in core]
+        ep = [communication(block, comm, "ep", p) + communication(block, comm, "all", p)
+              for p in ("forward", "input_grad")]  # fmt: skip
+        result[block.name] = {
+            "forward": forward, "recompute": again, "input_grad": backward[0], "weight_grad": backward[1],
+            "tp_comm_forward": np.maximum(tp[0] - hidden[0], 0.0) * twice,
+            "tp_comm_backward": np.maximum(tp[1] - hidden[1], 0.0),
+            "cp_comm": cp[0] * twice + cp[1],
+            "ep_comm": ep[0] * twice + ep[1],
+        }  # fmt: skip
+    return result
+
+
+@quantity("s", "Σ_blocks count · term")
+def pass_terms(blocks: tuple[Block, ...], layer_terms: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
+    """Time of one micro-batch through all blocks of the body, and of the first and last stage's extra blocks."""
+    return {
+        place: {term: total(b.count * layer_terms[b.name][term] for b in blocks if b.place == place)
+                for term in PASS_TERMS}
+        for place in PLACES
+    }  # fmt: skip
+
+
+@quantity("s", "(T_body + T_first + T_last) / p")
+def mean_stage_terms(pass_terms: dict[str, dict[str, Array]], pp: Array) -> dict[str, Array]:
+    """Terms of one micro-batch on the mean stage."""
+    return {term: total(pass_terms[place][term] for place in PLACES) / pp for term in PASS_TERMS}
+
+
+@quantity("s", "Σ of the mean stage's terms")
+def mean_stage_time(mean_stage_terms: dict[str, Array]) -> Array:
+    """t̄: forward and backward of one micro-batch on the mean stage."""
+    return total(mean_stage_terms.values())
+
+
+@quantity("s", "max(⌈L/p⌉·t, ⌊L/p⌋·t + T_first, ⌊L/p⌋·t + T_last)", source="re-derived; see the docstring")
+def slowest_stage_time(
+    pass_terms: dict[str, dict[str, Array]], model: Any, pp: Array, stage_layers: Array, mean_stage_time: Array
+) -> Array:
+    """t_max: one micro-batch on the slowest stage.
+
+    The first stage also embeds, the last also computes logits and loss. Where the layers do not divide evenly, the
+    stages with an extra layer are taken to lie in the middle, as planners place them.
+    """
+    body, first, last = (total(pass_terms[place].values()) for place in PLACES)
+    depth = model.depth
+    few = np.maximum(np.floor(depth / pp), 0.0) if model.pipelined else 1.0
+    few = np.where(np.equal(stage_layers * pp, depth), stage_layers, few)
+    slowest = np.maximum(stage_layers * body, few * body + np.maximum(first, last) * depth) / depth
+    return np.where(np.less_equal(pp, 1), mean_stage_time, np.maximum(slowest, mean_stage_time))
+
+
+@quantity("s", "m · (t_max − t̄)")
+def imbalance(micro_batches: Array, slowest_stage_time: Array, mean_stage_time: Array) -> Array:
+    """Time that the mean stage waits for the slowest one."""
+    return micro_batches * (slowest_stage_time - mean_stage_time)
+
+
+@quantity("s", "see bubble_time", source="Narayanan et al. SC'21 §2.2; Qi et al. 2023 table 1")
+def bubble(schedule: Array, pp: Array, virtual_stages: Array, mean_stage_time: Array, slowest_stage_time: Array,
+           mean_stage_terms: dict[str, Array]) -> Array:  # fmt: skip
+    """Pipeline fill and drain."""
+    return bubble_time(schedule, pp, virtual_stages, mean_stage_time, slowest_stage_time,
+                       mean_stage_terms["weight_grad"])  # fmt: skip
+
+
+@quantity("s", "2 · T_hop · (v·m + p − 1), or 2 · T_hop · (p − 1) when overlapped", source="re-derived")
+def pp_comm(blocks: tuple[Block, ...], links: Links, pp: Array, virtual_stages: Array, micro_batches: Array,
+            overlap_pp: Array) -> Array:  # fmt: skip
+    """Activations and their gradients between stages; with overlap only the fill is exposed."""
+    boundary: Array = 0.0
+    for block in blocks:
+        boundary = np.maximum(boundary, block.boundary)
+    hop = links.time("point_to_point", "pp", boundary)
+    steady = np.where(overlap_pp, 0.0, virtual_stages * micro_batches)
+    return np.where(np.greater(pp, 1), 2.0 * hop * (steady + pp - 1.0), 0.0)
+
+
+@quantity("s", "gradients and parameters over the replicas; see the docstring", source="ZeRO §7; FSDP; re-derived")
+def dp_comm(
+    stage_parameters: dict[str, dict[str, Array]], links: Links, zero_stage: Array, gradient_precision: Array,
+    precision: Array, micro_batches: Array, overlap_dp: Array, overlap_efficiency: Array,
+    mean_stage_terms: dict[str, Array], virtual_stages: Array,
+) -> Array:  # fmt: skip
+    """Exposed communication of data parallelism.
+
+    ========== ==========================================================================================
+    ZeRO stage communication per step
+    ========== ==========================================================================================
+    0          all-reduce of the gradients
+    1          reduce-scatter of the gradients, all-gather of the parameters
+    2          the same, the reduce-scatter for every micro-batch
+    3          all-gather of the parameters in every forward and backward pass, reduce-scatter in every backward
+    ========== ==========================================================================================
+
+    With ``overlap_dp`` a reduction hides behind the backward pass that makes its gradients, and a gather behind the
+    forward (stage 3: also the backward) pass that uses the parameters.
+    """
+    reduce, gather, everything = _replica_times(stage_parameters, links, gradient_precision, precision)
+    stage = {k: mean_stage_terms[k] for k in PASS_TERMS}
+    forward = stage["forward"] + stage["tp_comm_forward"]
+    backward = stage["input_grad"] + stage["weight_grad"] + stage["recompute"] + stage["tp_comm_backward"]
+    forward, backward = (np.where(overlap_dp, overlap_efficiency * t, 0.0) for t in (forward, backward))
+    m = micro_batches
+    exposed = {
+        0: np.maximum(everything - backward, 0.0),
+        1: np.maximum(reduce - backward, 0.0) + np.maximum(gather - forward, 0.0),
+        2: m * np.maximum(reduce - backward, 0.0) + np.maximum(gather - forward, 0.0),
+        3: m * (np.maximum(gather - forward, 0.0) + np.maximum(gather + reduce - backward, 0.0)),
+    }
+    return select(zero_stage, exposed)
+
+
+def _replica_times(
+    stage_parameters: dict[str, dict[str, Array]], links: Links, gradient_precision: Array, precision: Array
+) -> tuple[Array, Array, Array]:
+    """Reduce-scatter of gradients, all-gather of parameters and all-reduce of gradients of one stage."""
+    grad, weight = select(gradient_precision, GRADIENT_BYTES), select(precision, WEIGHT_BYTES)
+    groups = {"dense": "grad", "expert": "expert_grad"}
+    fullest = {kind: np.maximum(stage_parameters["first"][kind], stage_parameters["last"][kind]) for kind in groups}
+
+    def times(kind: str, width: Array) -> Array:
+        return total(links.time(kind, group, fullest[name] * width) for name, group in groups.items())
+
+    return times("reduce_scatter", grad), times("all_gather", weight), times("all_reduce", grad)
+
+
+@quantity("s", "Ψ/d · (gradients read + 2 · optimizer states + weights written) / BW", source="re-derived")
+def optimizer_time(
+    stage_parameters: dict[str, dict[str, Array]], zero_ranks: dict[str, Array], zero_stage: Array, precision: Array,
+    gradient_precision: Array, optimizer: Array, memory_bandwidth: Array,
+) -> Array:  # fmt: skip
+    """The optimizer step: a pass over gradients, states and weights at memory bandwidth."""
+    width = select(precision, WEIGHT_BYTES)
+    states = select(optimizer, OPTIMIZER_BYTES) + np.where(np.less(width, 4), 4.0, 0.0)
+    each = select(gradient_precision, GRADIENT_BYTES) + 2.0 * states + width
+    sharded = np.greater_equal(zero_stage, 1)
+    worst: Array = 0.0
+    for parameters in stage_parameters.values():
+        local = total(parameters[kind] / np.where(sharded, zero_ranks[kind], 1.0) for kind in parameters)
+        worst = np.maximum(worst, local)
+    return worst * each / memory_bandwidth
+
+
+@quantity("s", "max(T_transfer − compute, 0), or T_transfer without overlap", source="re-derived; ZeRO-Infinity §6")
+def offload(offload_transfer: Array, overlap_offload: Array, mean_stage_terms: dict[str, Array],
+            micro_batches: Array) -> Array:  # fmt: skip
+    """Exposed time of moving offloaded tensors."""
+    if not np.any(offload_transfer):
+        return 0.0
+    compute = micro_batches * total(mean_stage_terms[k] for k in ("forward", "recompute", "input_grad", "weight_grad"))
+    return np.where(overlap_offload, np.maximum(offload_transfer - compute, 0.0), offload_transfer)
+
+
+@quantity("s", "terms of one training step")
+def breakdown(
+    mean_stage_terms: dict[str, Array], micro_batches: Array, pp_comm: Array, imbalance: Array, bubble: Array,
+    dp_comm: Array, optimizer_time: Array, offload: Array,
+) -> dict[str, Array]:  # fmt: skip
+    """Where the time of a step goes; adds up to ``step_time``."""
+    terms = {name: mean_stage_terms[name] * micro_batches for name in PASS_TERMS}
+    return {**terms, "pp_comm": pp_comm, "imbalance": imbalance, "bubble": bubble, "dp_comm": dp_comm,
+            "optimizer": optimizer_time, "offload": offload}  # fmt: skip
+
+
+@quantity("s", "Σ breakdown")
+def step_time(breakdown: dict[str, Array]) -> Array:
+    """Time of one training step."""
+    return total(breakdown.values())
+
+
+@quantity("1/s", "global_batch · tokens per sample / step_time")
+def tokens_per_s(model: Any, global_batch: Array, step_time: Array) -> Array:
+    """Tokens (or samples, for models without sequences) trained per second by the whole cluster."""
+    return global_batch * model.units_per_sample / step_time
+
+
+@quantity("1", "model FLOP / (step_time · devices · peak)", source="Chowdhery et al., PaLM, appendix B")
+def mfu(model_flops: Array, step_time: Array, devices: Array, matrix_peak: Array) -> Array:
+    """Model FLOP utilization; attention counted in full, recomputation not."""
+    return model_flops / (step_time * devices * matrix_peak)
+
+
+@quantity("1", "hardware FLOP / (step_time · devices · peak)", source="Korthikanti et al. §6")
+def hfu(hardware_flops: Array, step_time: Array, devices: Array, matrix_peak: Array) -> Array:
+    """Hardware FLOP utilization: recomputed work counts."""
+    return hardware_flops / (step_time * devices * matrix_peak)

@@ -1,0 +1,1 @@
+"""Which is best: estimates, sweeps, exhaustive search."""

@@ -1,0 +1,166 @@
+"""Binding axes to specifications and pricing them: one code path for one design, a sweep, and a whole space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from dse.cost import GRAPHS, Evaluation, Graph
+from dse.errors import Fault, SpecError
+from dse.space import rules
+from dse.space.axes import Axis, Place, checked_values, is_structural, locate, with_value
+from dse.spec import load_cluster, load_model, load_strategy
+from dse.spec.base import Spec
+
+RULES = tuple(rules.texts())
+_GRAPHS = {name: Graph(graph.quantities, rules) for name, graph in GRAPHS.items()}
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class BoundAxis:
+    """An axis with its place in the specifications, its SI values, and what to print for each."""
+
+    axis: Axis
+    place: Place
+    values: tuple[Any, ...]
+    structural: bool
+
+    @property
+    def name(self) -> str:
+        return self.axis.name
+
+    @property
+    def unit(self) -> str:
+        return self.place.unit
+
+    @property
+    def coordinates(self) -> list[Any]:
+        """Values as coordinates of a table: SI numbers, or text for whole specifications."""
+        if self.axis.labels:
+            return list(self.axis.labels)
+        return [v.id if hasattr(v, "id") else "none" if v is None else v for v in self.values]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One evaluation of the graph: the structural axes are fixed, the others are array axes."""
+
+    fixed: tuple[int, ...]
+    evaluation: Evaluation
+
+
+def load_specs(model: Any, cluster: Any, strategy: Any, devices: Any = None) -> dict[str, Spec]:
+    """Load the three specifications; ``devices`` overrides the cluster's count.
+
+    Raises:
+        SpecError: with every fault of all three.
+    """
+    faults: list[Fault] = []
+    specs: dict[str, Any] = {}
+    loaders = {"model": load_model, "cluster": load_cluster, "strategy": load_strategy}
+    for name, given in (("model", model), ("cluster", cluster), ("strategy", strategy)):
+        try:
+            specs[name] = loaders[name](given)
+        except SpecError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise SpecError(faults)
+    if devices is not None:
+        try:
+            specs["cluster"] = specs["cluster"].replace(devices=devices)
+        except SpecError as error:
+            raise SpecError([Fault("devices", f.value, f.rule) for f in error.faults]) from None
+    return specs
+
+
+def bind_axes(specs: Mapping[str, Spec], axes: Sequence[Axis]) -> list[BoundAxis]:
+    """Resolve and validate axes.
+
+    Raises:
+        SpecError: an unknown path, a value outside the field's range, or two axes for one field.
+    """
+    bound: list[BoundAxis] = []
+    for item in axes:
+        place = locate(item.path, specs)
+        if not place.steps:
+            loader = {"model": load_model, "cluster": load_cluster, "strategy": load_strategy}[place.root]
+            values = [loader(value) for value in item.values]
+        else:
+            values = checked_values(item, place)
+        bound.append(BoundAxis(item, place, tuple(values), is_structural(place, values)))
+    places = [(b.place.root, b.place.steps) for b in bound]
+    names = [b.name for b in bound]
+    for collection, what in ((places, "field"), (names, "name")):
+        if len(set(collection)) < len(collection):
+            raise SpecError([Fault("axes", ", ".join(names)[:200], f"two axes share one {what}")])
+    return bound
+
+
+def cells(specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool) -> Iterator[Cell]:
+    """Evaluations of the design space: one for each combination of the structural axes' values."""
+    structural = [b for b in bound if b.structural]
+    arrays = [b for b in bound if not b.structural]
+    for choice in product(*(range(len(b.values)) for b in structural)):
+        changed = dict(specs)
+        ordered = sorted(zip(structural, choice, strict=True), key=lambda pair: len(pair[0].place.steps))
+        for b, index in ordered:  # whole specifications first, then fields inside them
+            changed[b.place.root] = with_value(changed[b.place.root], b.place.steps, b.values[index])
+        for position, b in enumerate(arrays):
+            changed[b.place.root] = with_value(changed[b.place.root], b.place.steps, _along(b, position, len(arrays)))
+        yield Cell(choice, price(changed, devices_given=devices_given))
+
+
+def price(specs: Mapping[str, Spec], *, devices_given: bool, record: bool = False) -> Evaluation:
+    """An evaluation of bound specifications, with the graph that the strategy's ``execution`` asks for."""
+    strategy: Any = specs["strategy"]
+    cluster: Any = specs["cluster"]
+    if not devices_given and strategy.dp is not None:
+        count = strategy.tp * strategy.pp * strategy.cp * strategy.dp
+        cluster = cluster.model_copy(update={"devices": count})
+    _check_tiers(strategy, cluster)
+    execution = strategy.execution if isinstance(strategy.execution, str) else str(strategy.execution.item())
+    return Evaluation(graph_of(execution), {**specs, "cluster": cluster}, record=record)
+
+
+def graph_of(execution: str) -> Graph:
+    """The quantities and rules of a timing model."""
+    return _GRAPHS[execution]
+
+
+def _along(b: BoundAxis, position: int, count: int) -> np.ndarray:
+    """The axis' values as an array whose only long dimension is the axis' own."""
+    shape = [1] * count
+    shape[position] = len(b.values)
+    return np.asarray(b.values).reshape(shape)
+
+
+def _check_tiers(strategy: Any, cluster: Any) -> None:
+    known = {LOCAL, *(tier.name for tier in cluster.node.expansion)}
+    faults = []
+    for name in ("weights", "gradients", "optimizer", "activations"):
+        for value in np.unique(getattr(strategy, f"offload_{name}")).tolist():
+            if value not in known:
+                faults.append(Fault(f"strategy.offload_{name}", repr(value),
+                                    f"the cluster's memory tiers are {', '.join(sorted(known))}"))  # fmt: skip
+    if np.any(np.equal(strategy.memory_expansion, "spread")) and not cluster.node.expansion:
+        faults.append(Fault("strategy.memory_expansion", "'spread'", "the cluster's node has no expansion tier"))
+    if faults:
+        raise SpecError(faults)
+
+
+def violations(evaluation: Evaluation) -> dict[str, Any]:
+    """Margin of every rule; a negative margin is a violation."""
+    return evaluation.get(RULES)
+
+
+def feasible(margins: Mapping[str, Any]) -> Any:
+    """True where no rule is violated."""
+    result: Any = True
+    for margin in sorted(margins.values(), key=np.size):
+        result = np.logical_and(result, np.greater_equal(margin, 0))
+    return result

@@ -1,0 +1,303 @@
+"""Results: named arrays with units, feasibility with reasons, and the way back to every equation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dse.errors import Fault, SpecError
+from dse.explore.evaluate import RULES, BoundAxis, Cell, cells, feasible, graph_of, price, violations
+from dse.explore.explain import Explanation
+from dse.space import rules
+from dse.space.axes import with_value
+from dse.spec.base import Spec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+# Quantities of every table, in order.
+HEADLINES = ("step_time", "tokens_per_s", "mfu", "hfu", "memory_bytes", "energy", "power", "cost", "carbon",
+             "tokens_per_dollar", "tokens_per_joule")  # fmt: skip
+TABLES = {"time": "breakdown", "memory": "memory_breakdown", "tier": "tier_bytes", "energy": "energy_breakdown",
+          "cost": "cost_breakdown"}  # fmt: skip
+
+Labelled = tuple[tuple[str, ...], np.ndarray]
+
+
+class Result:
+    """One design or a space of designs, priced.
+
+    Quantities are computed when they are asked for. ``dataset`` holds the usual ones as an :class:`xarray.Dataset`
+    with one dimension an axis and the unit of each variable in its ``attrs``.
+    """
+
+    def __init__(self, specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool) -> None:
+        self.specs = dict(specs)
+        self.axes = tuple(bound)
+        self.devices_given = devices_given
+        self._structural = [b for b in bound if b.structural]
+        self._arrays = [b for b in bound if not b.structural]
+        self._cells: list[Cell] = list(cells(specs, bound, devices_given=devices_given))
+
+    # -- quantities as arrays ----------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> xr.DataArray:
+        """Any quantity of the cost model by name, or one entry of a table as ``time.forward``."""
+        table, _, entry = name.partition(".")
+        if entry and table in TABLES:
+            return self._wrap(name, self._combine([_entry(c, TABLES[table], entry) for c in self._cells]))
+        if name == "feasible":
+            return self._wrap(name, self._combine([feasible(violations(c.evaluation)) for c in self._cells]))
+        self._require(name)
+        return self._wrap(name, self._combine([c.evaluation[name] for c in self._cells]))
+
+    def _require(self, name: str) -> None:
+        import difflib
+
+        known = [q.name for q in self._graph]
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *(f"{t}.…" for t in TABLES)], n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise SpecError([Fault("quantity", repr(name)[:60], f"is not a quantity of the cost model{hint}")])
+
+    @property
+    def _graph(self) -> Any:
+        return self._cells[0].evaluation.graph
+
+    def unit(self, name: str) -> str:
+        """SI unit of a quantity or table entry."""
+        table = name.partition(".")[0]
+        if name == "feasible":
+            return "1"
+        return self._graph.quantities[TABLES.get(table, name)].unit if "." in name else self._graph.quantities[name].unit
+
+    def _combine(self, values: Sequence[Any]) -> Labelled:
+        """Join the cells' arrays into one array over the structural axes and the array axes that matter."""
+        names = [b.name for b in self._arrays]
+        lengths = [len(b.values) for b in self._arrays]
+        parts = [np.asarray(v) for v in values]
+        parts = [p.reshape((1,) * (len(lengths) - p.ndim) + p.shape) for p in parts]
+        shape = np.broadcast_shapes(*(p.shape for p in parts)) if parts else ()
+        kept = [i for i, size in enumerate(shape) if size > 1 or lengths[i] == 1]
+        parts = [np.broadcast_to(p, shape).reshape([shape[i] for i in kept]) for p in parts]
+        outer = [len(b.values) for b in self._structural]
+        stacked = np.stack(parts).reshape(*outer, *(shape[i] for i in kept)) if outer else parts[0]
+        return (*(b.name for b in self._structural), *(names[i] for i in kept)), stacked
+
+    def _wrap(self, name: str, labelled: Labelled) -> xr.DataArray:
+        import xarray as xr
+
+        dims, values = labelled
+        coords = {b.name: (b.name, b.coordinates, {"units": b.unit}) for b in self.axes if b.name in dims}
+        attrs = {"units": self.unit(name)}
+        return xr.DataArray(values, dims=dims, coords=coords, name=name, attrs=attrs)
+
+    # -- tables ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def dataset(self) -> xr.Dataset:
+        """Headline quantities, all breakdowns, each rule's margin and ``feasible``, on the axes they depend on."""
+        import xarray as xr
+
+        from dse.study.provenance import provenance
+
+        names = [*HEADLINES, *self._entries(), "feasible"]
+        data = {name: self[name] for name in names}
+        data.update({f"margin.{rule}": self._wrap(rule, self._combine([c.evaluation[rule] for c in self._cells]))
+                     for rule in RULES})  # fmt: skip
+        coords = {b.name: (b.name, b.coordinates, {"units": b.unit}) for b in self.axes}
+        return xr.Dataset(data, coords=coords, attrs=provenance(self.specs))
+
+    def _entries(self) -> list[str]:
+        found: dict[str, None] = {}
+        for table, quantity in TABLES.items():
+            for cell in self._cells:
+                found.update({f"{table}.{entry}": None for entry in cell.evaluation[quantity]})
+        return list(found)
+
+    def breakdown(self, table: str = "time") -> pd.DataFrame | pd.Series:
+        """Terms of ``time`` (default), ``memory``, ``tier``, ``energy`` or ``cost``: a series, or a row a design."""
+        import pandas as pd
+
+        names = [name for name in self._entries() if name.startswith(f"{table}.")]
+        if not names:
+            raise SpecError([Fault("table", repr(table)[:40], f"must be one of {', '.join(TABLES)}")])
+        if not self.axes:
+            values = {name.partition(".")[2]: float(self[name]) for name in names}
+            return pd.Series(values, name=f"{table} [{self.unit(names[0])}]")
+        frame = self.dataset[names].to_dataframe()[names]
+        return frame.rename(columns={name: f"{name} [{self.unit(name)}]" for name in names})
+
+    def memory(self) -> pd.DataFrame:
+        """Footprint of the fullest device by tensor class, and what each tier holds against its capacity."""
+        import pandas as pd
+
+        if self.axes:
+            return self.breakdown("memory")  # type: ignore[return-value]
+        evaluation = self._cells[0].evaluation
+        rows = [("footprint", name, float(size), np.nan) for name, size in evaluation["memory_breakdown"].items()]
+        held, capacity = evaluation["tier_bytes"], evaluation["tier_capacity"]
+        rows += [("tier", name, float(held[name]), float(capacity[name])) for name in held]
+        return pd.DataFrame(rows, columns=["what", "name", "size [B]", "capacity [B]"]).set_index(["what", "name"])
+
+    def to_dataframe(self, *, breakdown: bool = True) -> pd.DataFrame:
+        """One row a design (infeasible ones too, with ``reasons``); every numeric header carries its unit."""
+        import pandas as pd
+
+        entries = [n for n in self._entries() if breakdown or n.partition(".")[0] not in TABLES]
+        names = [*HEADLINES, *entries, "feasible"]
+        if self.axes:
+            order = [b.name for b in self.axes]
+            frame = self.dataset[names].to_dataframe(dim_order=order).reset_index()[[*order, *names]]
+        else:
+            frame = pd.DataFrame([{name: self[name].item() for name in names}])
+        frame["reasons"] = self._reason_column(len(frame))
+        headers = {b.name: _header(b.name, b.unit) for b in self.axes if b.unit}
+        return frame.rename(columns={**headers, **{n: _header(n, self.unit(n)) for n in names if n != "feasible"}})
+
+    def _reason_column(self, rows: int) -> list[str]:
+        reasons = [""] * rows
+        order = [b.name for b in self.axes]
+        ones = {b.name: (b.name, np.ones(len(b.values))) for b in self.axes}
+        import xarray as xr
+
+        full = xr.Dataset(coords={b.name: b.coordinates for b in self.axes})
+        for rule in RULES:
+            margin = self._wrap(rule, self._combine([c.evaluation[rule] for c in self._cells]))
+            if not bool((margin < 0).any()):
+                continue
+            for name in order:
+                if name not in margin.dims:
+                    margin = margin * xr.DataArray(ones[name][1], dims=name, coords={name: full[name]})
+            flat = margin.transpose(*order).values.ravel() if order else np.atleast_1d(margin.values)
+            for index in np.flatnonzero(flat < 0):
+                separator = "; " if reasons[index] else ""
+                reasons[index] += f"{separator}{rule} ({flat[index]:.4g} {self.unit(rule)})"
+        return reasons
+
+    # -- one design --------------------------------------------------------------------------------------------
+
+    def at(self, **point: Any) -> Result:
+        """The single design at coordinates of the axes (all axes of more than one value must be named).
+
+        Raises:
+            SpecError: an axis is missing, unknown, or has no such value.
+        """
+        specs = dict(self.specs)
+        unknown = set(point) - {b.name for b in self.axes}
+        if unknown:
+            raise SpecError([Fault("point", ", ".join(sorted(unknown))[:80], "is not an axis of this result")])
+        for b in sorted(self.axes, key=lambda b: len(b.place.steps)):
+            index = _index_of(b, point)
+            specs[b.place.root] = with_value(specs[b.place.root], b.place.steps, b.values[index])
+        return Result(specs, [], devices_given=self.devices_given)
+
+    @property
+    def is_feasible(self) -> bool:
+        """Does the single design satisfy every rule?"""
+        return bool(self["feasible"].all())
+
+    def reasons(self, **point: Any) -> list[dict[str, Any]]:
+        """Why a design is infeasible: rule, margin, unit and the sentence with the design's numbers. Empty if it is."""
+        if self.axes:
+            return self.at(**point).reasons()
+        evaluation = self._cells[0].evaluation
+        found = []
+        for rule in RULES:
+            margin = float(evaluation[rule])
+            if margin < 0:
+                text = rules.texts()[rule].format_map(_Values(evaluation))
+                found.append({"rule": rule, "margin": margin, "unit": self.unit(rule), "why": text})
+        return found
+
+    def explain(self, name: str = "step_time", **point: Any) -> Explanation:
+        """The tree of equations behind a quantity, with the numbers in it and the source of each."""
+        if self.axes:
+            return self.at(**point).explain(name)
+        self._require(name)
+        evaluation = price(self.specs, devices_given=self.devices_given, record=True)
+        evaluation[name]
+        return Explanation(name, evaluation)
+
+    def run(self, tokens: Any) -> dict[str, Any]:
+        """Steps, time, energy, cost and carbon of training on ``tokens`` tokens (or samples)."""
+        from dse.cost.money import run_totals
+        from dse.units import UnitError, parse
+
+        try:
+            amount = parse(tokens, "1")
+        except UnitError as error:
+            raise SpecError([Fault("tokens", repr(tokens)[:40], str(error))]) from None
+        per_step = self["tokens_per_s"] * self["step_time"]
+        return run_totals(self["step_time"], self["energy"], self["cost"], self["carbon"], per_step, amount)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers of a single design, as the CLI prints them with ``--json``."""
+        if self.axes:
+            raise SpecError("a summary is of one design; choose one with .at(...)")
+        value = {name: self[name].item() for name in HEADLINES}
+        return {
+            "step_time_s": value["step_time"], "tokens_per_s": value["tokens_per_s"], "mfu": value["mfu"],
+            "hfu": value["hfu"], "memory_bytes": value["memory_bytes"], "feasible": self.is_feasible,
+            "reasons": self.reasons(), "breakdown_s": dict(self.breakdown("time").items()),
+            "memory_breakdown_bytes": dict(self.breakdown("memory").items()),
+            "energy_j": value["energy"], "energy_breakdown_j": dict(self.breakdown("energy").items()),
+            "power_w": value["power"], "cost_usd": value["cost"], "carbon_kg": value["carbon"],
+            "tokens_per_usd": value["tokens_per_dollar"], "tokens_per_j": value["tokens_per_joule"],
+        }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from dse.view.tables import result_html
+
+        return result_html(self)
+
+    def __repr__(self) -> str:
+        from dse.view.tables import result_text
+
+        return result_text(self)
+
+    def execution(self) -> str:
+        """Name of the timing model."""
+        return next(name for name in ("megatron", "comet") if graph_of(name) is self._graph)
+
+
+class _Values(dict[str, str]):
+    """Formats quantities of one evaluation for the sentences of rules."""
+
+    def __init__(self, evaluation: Any) -> None:
+        super().__init__()
+        self.evaluation = evaluation
+
+    def __missing__(self, key: str) -> str:
+        from dse.units import engineering
+
+        value = self.evaluation[key]
+        q = self.evaluation.graph.quantities.get(key)
+        number = np.asarray(value)
+        return engineering(float(number), q.unit if q else "1") if number.dtype.kind in "fiu" else str(value)
+
+
+def _entry(cell: Cell, quantity: str, entry: str) -> Any:
+    table = cell.evaluation[quantity]
+    return table.get(entry, 0.0)
+
+
+def _header(name: str, unit: str) -> str:
+    return f"{name} [{unit}]" if unit else name
+
+
+def _index_of(b: BoundAxis, point: Mapping[str, Any]) -> int:
+    if b.name not in point:
+        if len(b.values) == 1:
+            return 0
+        raise SpecError([Fault("point", b.name, f"name a value: one of {', '.join(map(str, b.coordinates[:12]))}")])
+    wanted = point[b.name]
+    for index, (value, shown) in enumerate(zip(b.values, b.coordinates, strict=True)):
+        close = isinstance(wanted, int | float) and isinstance(value, int | float) and np.isclose(value, wanted)
+        if wanted == shown or close:
+            return index
+    raise SpecError([Fault(f"point.{b.name}", repr(wanted)[:40], f"is not on the axis: {b.coordinates[:12]}")])

@@ -1,0 +1,1 @@
+"""Which designs: axes, enumeration and legality rules."""

@@ -1,0 +1,113 @@
+"""The kinds of numbers a specification holds: each alias is a unit, a legal range and a parser for text.
+
+Table headers, axis titles, ``explain`` and the error messages all take the unit from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from dse import units
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Marks a numeric field with its SI unit; ``"1"`` for pure numbers."""
+
+    symbol: str
+
+
+def _parser(unit: str) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        try:
+            return units.parse(value, unit)
+        except units.UnitError as error:
+            raise PydanticCustomError("quantity", "{rule}", {"rule": str(error)}) from None
+
+    return parse
+
+
+def _integer(value: Any) -> int:
+    """An integer, or text or a float that is exactly one; never a bool."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str) or len(str(value)) > 30:
+            raise ValueError
+        number = float(value)
+        if number != int(number):
+            raise ValueError
+        return int(number)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("integer", "must be a whole number") from None
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).lower()[:10]
+    if text in ("true", "yes", "on", "1"):
+        return True
+    if text in ("false", "no", "off", "0"):
+        return False
+    raise PydanticCustomError("switch", "must be true or false")
+
+
+def _plain_text(value: str) -> str:
+    if any(ord(character) < 32 for character in value):
+        raise PydanticCustomError("text", "must not contain control characters")
+    return value
+
+
+def _quantity(unit: str, low: float, high: float, *, above: bool = False) -> Any:
+    bounds = Field(gt=low, le=high) if above else Field(ge=low, le=high)
+    return Annotated[float, Unit(unit), BeforeValidator(_parser(unit)), bounds]
+
+
+Bytes = _quantity("B", 0, 1e21)
+Bandwidth = _quantity("B/s", 0, 1e18, above=True)
+Seconds = _quantity("s", 0, 1e12)
+FlopRate = _quantity("FLOP/s", 0, 1e21, above=True)
+Flop = _quantity("FLOP", 0, 1e30)
+Watts = _quantity("W", 0, 1e9)
+Dollars = _quantity("USD", 0, 1e15)
+DollarsPerSecond = _quantity("USD/s", 0, 1e9)
+DollarsPerJoule = _quantity("USD/J", 0, 1.0)
+KilogramsPerJoule = _quantity("kg/J", 0, 1.0)
+KilogramsPerDevice = _quantity("kg", 0, 1e9)
+JoulesPerByte = _quantity("J/B", 0, 1.0)
+JoulesPerFlop = _quantity("J/FLOP", 0, 1.0)
+Area = _quantity("m^2", 0, 1.0)
+Tokens = _quantity("1", 0, 1e18)
+Number = _quantity("1", 0, 1e18)
+Fraction = _quantity("1", 0, 1)
+PositiveFraction = _quantity("1", 0, 1, above=True)
+Ratio = _quantity("1", 1, 1e3)
+Count = Annotated[int, Unit("1"), BeforeValidator(_integer), Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, Unit("1"), BeforeValidator(_integer), Field(ge=0, le=10**9)]
+Stage = Annotated[int, Unit("1"), BeforeValidator(_integer), Field(ge=0, le=3)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Text = Annotated[str, Field(max_length=400), AfterValidator(_plain_text)]
+Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+
+
+def unit_of(field: Any) -> str | None:
+    """SI unit of a Pydantic field, or None where the field is not a number."""
+    for marker in field.metadata:
+        if isinstance(marker, Unit):
+            return marker.symbol
+    return _unit_in(field.annotation)
+
+
+def _unit_in(annotation: Any) -> str | None:
+    for marker in getattr(annotation, "__metadata__", ()):
+        if isinstance(marker, Unit):
+            return marker.symbol
+    for argument in getattr(annotation, "__args__", ()):
+        found = _unit_in(argument)
+        if found:
+            return found
+    return None

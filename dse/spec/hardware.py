@@ -1,0 +1,220 @@
+"""Hardware: accelerators, memory tiers, nodes, networks of any number of dimensions, clusters.
+
+Bandwidths are per direction and per device unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, field_validator, model_validator
+
+from dse.spec import catalogue
+from dse.spec.base import Entry, Spec
+from dse.spec.fields import (
+    Area,
+    Bandwidth,
+    Bytes,
+    Count,
+    Dollars,
+    DollarsPerJoule,
+    DollarsPerSecond,
+    FlopRate,
+    Fraction,
+    JoulesPerByte,
+    JoulesPerFlop,
+    KilogramsPerDevice,
+    KilogramsPerJoule,
+    Name,
+    PositiveFraction,
+    Ratio,
+    Seconds,
+    Switch,
+    Text,
+    Watts,
+)
+
+Datatype = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8"]
+Topology = Literal["ring", "fully_connected", "switch", "mesh", "torus"]
+Algorithm = Literal["auto", "ring", "direct", "halving_doubling", "double_binary_tree"]
+
+
+class MemoryTier(Spec):
+    """One level of the memory hierarchy; capacity and bandwidth are those of ``shared_by`` devices together."""
+
+    name: Name
+    kind: Literal["hbm", "gddr", "sram", "ddr", "lpddr", "cxl", "pooled", "nvme"] = "hbm"
+    capacity: Bytes
+    bandwidth: Bandwidth
+    latency: Seconds = 0.0
+    energy: JoulesPerByte = 0.0
+    price: Dollars = 0.0
+    shared_by: Count = 1
+
+
+class MatrixPeak(Spec):
+    """Dense peak of the matrix engine by data type (a multiply-add is two FLOP). Absent: not supported."""
+
+    fp64: FlopRate | None = None
+    fp32: FlopRate | None = None
+    tf32: FlopRate | None = None
+    fp16: FlopRate | None = None
+    bf16: FlopRate | None = None
+    fp8: FlopRate | None = None
+    fp4: FlopRate | None = None
+    int8: FlopRate | None = None
+
+
+class VectorPeak(Spec):
+    """Peak of the vector (non-matrix) units by data type."""
+
+    fp64: FlopRate | None = None
+    fp32: FlopRate | None = None
+    fp16: FlopRate | None = None
+    bf16: FlopRate | None = None
+
+
+class Efficiency(Spec):
+    """What real kernels reach of the peaks; 1 and 0 give the ideal roofline.
+
+    ``matrix`` and ``memory`` are the fractions of peak reached by large kernels, ``launch`` is the floor on the
+    time of a kernel, and the two tile sizes charge partly filled tiles: a GEMM of m rows runs as if it had m
+    rounded up to ``tile_m``.
+    """
+
+    matrix: PositiveFraction = 1.0
+    attention: PositiveFraction = 1.0
+    memory: PositiveFraction = 1.0
+    launch: Seconds = 0.0
+    tile_m: Count = 1
+    tile_n: Count = 1
+
+
+class Accelerator(Entry):
+    """A device: matrix and vector engines, on-chip buffer, local memory, power and price."""
+
+    vendor: Text = ""
+    year: Count | None = None
+    matrix: MatrixPeak
+    vector: VectorPeak
+    buffer: Bytes
+    memory: MemoryTier
+    efficiency: Efficiency = Efficiency()
+    reserved_memory: Bytes = 0.0
+    idle_power: Watts
+    tdp: Watts
+    energy_per_flop: JoulesPerFlop | None = None
+    area: Area | None = None
+    price: Dollars
+    price_per_hour: DollarsPerSecond | None = None
+    embodied_carbon: KilogramsPerDevice = 0.0
+
+
+class Node(Entry):
+    """A server: some accelerators, the memory they share beyond their own, host power and price."""
+
+    _shortcuts: ClassVar[dict[str, str]] = {"memory": "accelerator.memory"}
+
+    accelerator: Annotated[Accelerator, BeforeValidator(lambda v: catalogue.resolve("accelerator", v))]
+    devices: Count
+    expansion: tuple[MemoryTier, ...] = ()
+    host_power: Watts = 0.0
+    host_price: Dollars = 0.0
+
+    @field_validator("expansion")
+    @classmethod
+    def _distinct_tiers(cls, tiers: tuple[MemoryTier, ...]) -> tuple[MemoryTier, ...]:
+        return _distinct(tiers, "memory tier")
+
+    @property
+    def tiers(self) -> tuple[MemoryTier, ...]:
+        """Local memory first, then the expansion tiers in the order given."""
+        return (self.accelerator.memory, *self.expansion)
+
+
+class NetworkDimension(Spec):
+    """One level of the network, innermost first.
+
+    ``size`` None marks the elastic dimension that grows with the number of devices. ``bandwidth`` is what one
+    device can inject into this dimension, all its links together, per direction.
+    """
+
+    name: Name
+    topology: Topology
+    size: Count | None = None
+    bandwidth: Bandwidth
+    latency: Seconds = 0.0
+    efficiency: PositiveFraction = 1.0
+    bidirectional: Switch = True
+    in_network_reduction: Switch = False
+    algorithm: Algorithm = "auto"
+    energy: JoulesPerByte = 0.0
+    power: Watts = 0.0
+    price: Dollars = 0.0
+
+    @model_validator(mode="after")
+    def _algorithm_fits(self) -> Self:
+        if self.topology not in ("switch", "fully_connected") and self.algorithm not in ("auto", "ring", "direct"):
+            raise ValueError(f"algorithm {self.algorithm!r} needs a switch or fully_connected topology")
+        if self.in_network_reduction and self.topology != "switch":
+            raise ValueError("in_network_reduction needs a switch topology")
+        return self
+
+
+class Network(Spec):
+    """Dimensions from the innermost (fastest) to the outermost.
+
+    ``pipeline_chunks`` is the number of pieces a collective is cut into so that its dimensions work at once;
+    None means perfectly fine cutting. ``sizing`` says how the dimensions follow the number of devices: fill the
+    inner ones and let the elastic one grow, or keep all sizes near equal (a torus).
+    """
+
+    _shortcuts: ClassVar[dict[str, str]] = {"intra": "dimensions.0", "inter": "dimensions.-1"}
+
+    dimensions: tuple[NetworkDimension, ...]
+    pipeline_chunks: Count | None = 64
+    sizing: Literal["fill", "balanced"] = "fill"
+
+    @field_validator("dimensions")
+    @classmethod
+    def _named_apart(cls, dimensions: tuple[NetworkDimension, ...]) -> tuple[NetworkDimension, ...]:
+        if not 1 <= len(dimensions) <= 8:
+            raise ValueError("must have 1 to 8 dimensions")
+        if sum(d.size is None for d in dimensions[:-1]):
+            raise ValueError("only the outermost dimension may leave its size open")
+        return _distinct(dimensions, "dimension")
+
+
+class Facility(Spec):
+    """Power, money and carbon of the place the cluster stands in."""
+
+    pue: Ratio = 1.3
+    electricity_price: DollarsPerJoule = 0.08 / 3.6e6
+    carbon_intensity: KilogramsPerJoule = 0.4 / 3.6e6
+    lifetime: Seconds = 4 * 365.25 * 86400.0
+    utilization: PositiveFraction = 0.8
+    maintenance: Fraction = 0.0
+    pricing: Literal["own", "rent"] = "own"
+
+
+class Cluster(Entry):
+    """Nodes on a network; a template for any device count (``devices`` is only the default)."""
+
+    node: Annotated[Node, BeforeValidator(lambda v: catalogue.resolve("node", v))]
+    network: Network
+    devices: Count
+    facility: Facility = Facility()
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.node.accelerator
+
+    _shortcuts: ClassVar[dict[str, str]] = {"accelerator": "node.accelerator", "memory": "node.accelerator.memory"}
+
+
+def _distinct(parts: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    names = [part.name for part in parts]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"{what} names must differ: {', '.join(sorted(twice))} given twice")
+    return parts

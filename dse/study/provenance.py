@@ -1,0 +1,52 @@
+"""Provenance: what a result was made from, so that anyone can make it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dse.spec.base import Spec
+
+CALIBRATION = "datasheet"  # no fitted constants: efficiencies are those stated in the catalogue
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a specification or plain data in canonical JSON, first 16 hexadecimal digits."""
+    plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def version() -> str:
+    """Version of the installed package."""
+    try:
+        return metadata.version("dse")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """Git commit of the checkout the package runs from; empty for an installed wheel."""
+    root = Path(__file__).resolve().parent.parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def provenance(specs: Mapping[str, Spec]) -> dict[str, str]:
+    """Package version, commit, calibration and the digest of each input."""
+    inputs = {f"input_{name}": f"{getattr(spec, 'id', name)}:{digest(spec)}" for name, spec in specs.items()}
+    return {"dse_version": version(), "git_commit": commit(), "calibration": CALIBRATION, **inputs}

@@ -1,0 +1,67 @@
+"""Results as text and as small HTML tables."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from dse.units import engineering
+
+if TYPE_CHECKING:
+    from dse.explore.result import Result
+
+_TITLES = {
+    "step_time": "step time", "tokens_per_s": "throughput", "mfu": "MFU", "hfu": "HFU", "memory_bytes": "memory",
+    "energy": "energy per step", "power": "power", "cost": "cost per step", "carbon": "CO2e per step",
+    "tokens_per_dollar": "per dollar", "tokens_per_joule": "per joule",
+}  # fmt: skip
+
+
+def headline_rows(result: Result) -> list[tuple[str, str]]:
+    """(title, formatted value) of the headline quantities of one design."""
+    from dse.explore.result import HEADLINES
+
+    sample = type(result.specs["model"]).sample_name  # type: ignore[attr-defined]
+    rows = []
+    for name in HEADLINES:
+        value, unit = result[name].item(), result.unit(name)
+        text = engineering(value, unit)
+        if name in ("mfu", "hfu"):
+            text = f"{value:.1%}"
+        elif unit.startswith("1/"):
+            text = f"{engineering(value, '')} {sample}s/{unit[2:]}".replace("1e+", "e+")
+        rows.append((_TITLES[name], text))
+    verdict = "yes" if result.is_feasible else "no: " + "; ".join(r["why"] for r in result.reasons())
+    return [*rows, ("feasible", verdict)]
+
+
+def breakdown_rows(result: Result, table: str = "time") -> list[tuple[str, str, float]]:
+    """(term, formatted value, share of the total) of a breakdown, zero terms left out."""
+    series = result.breakdown(table)
+    whole = float(series.sum()) or 1.0
+    unit = result.unit(f"{table}.{series.index[0]}")
+    return [(str(name), engineering(v, unit), float(v) / whole) for name, v in series.items() if v]
+
+
+def result_text(result: Result) -> str:
+    """What ``repr`` shows."""
+    if result.axes:
+        sizes = ", ".join(f"{b.name}: {len(b.values)}" for b in result.axes)
+        return f"<dse.Result over {sizes or 'one design'}; .to_dataframe(), .dataset, .at(...)>"
+    rows = headline_rows(result)
+    width = max(len(title) for title, _ in rows)
+    lines = [f"{title:<{width}}  {text}" for title, text in rows]
+    lines += ["", "where the time goes"]
+    lines += [f"  {name:<18} {text:>12}  {share:6.1%}" for name, text, share in breakdown_rows(result)]
+    return "\n".join(lines)
+
+
+def result_html(result: Result) -> str:
+    """What a notebook shows."""
+    if result.axes:
+        return f"<code>{escape(result_text(result))}</code>"
+    left = "".join(f"<tr><td>{escape(t)}</td><td><b>{escape(v)}</b></td></tr>" for t, v in headline_rows(result))
+    right = "".join(f"<tr><td>{escape(n)}</td><td>{escape(v)}</td><td>{share:.1%}</td></tr>"
+                    for n, v, share in breakdown_rows(result))  # fmt: skip
+    style = "display:flex;gap:2em;align-items:flex-start"
+    return f"<div style='{style}'><table>{left}</table><table>{right}</table></div>"
