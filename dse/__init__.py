@@ -1,1 +1,32 @@
-"""dse."""
+"""Design-space exploration for ML systems.
+
+``YAML → specification → axes → cost → Result (xarray) → figure, table, study``: :func:`estimate` prices one design,
+:func:`sweep` any axes at once, :func:`best` finds the best strategy exhaustively; every number explains itself.
+"""
+
+from __future__ import annotations
+
+from dse.api import Axis, Result, axis, best, estimate, sweep
+from dse.errors import DseError, InfeasibleDesign, SpecError, StudyError
+from dse.spec import load_accelerator, load_cluster, load_model, load_node, load_strategy
+from dse.study.provenance import version as _version
+
+__version__ = _version()
+
+__all__ = [
+    "Axis",
+    "DseError",
+    "InfeasibleDesign",
+    "Result",
+    "SpecError",
+    "StudyError",
+    "axis",
+    "best",
+    "estimate",
+    "load_accelerator",
+    "load_cluster",
+    "load_model",
+    "load_node",
+    "load_strategy",
+    "sweep",
+]

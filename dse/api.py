@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from dse.explore.best import Best, best
 from dse.explore.evaluate import bind_axes, load_specs
 from dse.explore.result import Result
 from dse.space.axes import Axis, axis
 
-__all__ = ["Axis", "Result", "axis", "estimate", "sweep"]
+__all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "sweep"]
 
 
 def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = None) -> Result:

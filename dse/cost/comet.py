@@ -17,7 +17,7 @@ from dse.cost.arrays import Array, select, total
 from dse.cost.graph import quantity
 from dse.cost.memory import GRADIENT_BYTES
 from dse.cost.network import Links
-from dse.spec.workload.op import Block, Op
+from dse.spec.workload.op import Block, Op, Shard
 
 _SOURCE = "COMET's simulator (ASTRA-sim 1.0 training loop), re-derived closed form"
 
@@ -47,6 +47,12 @@ def batch_per_pass(global_batch: Array, data_parallel: Array) -> Array:
 def micro_batches(pp: Array) -> Array:
     """One pass per step."""
     return 1.0
+
+
+@quantity("", "the stacks of the model lowered to operators")
+def blocks(model: Any, shard: Shard) -> tuple[Block, ...]:
+    """COMET's layer list: the repeated stacks only. Embedding and logits count as parameters, not as layers."""
+    return tuple(block for block in model.lower(shard) if block.place == "body")
 
 
 @quantity("1", "Ψ = P / tp", source="ZeRO; COMET §5 as known")

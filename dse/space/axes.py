@@ -181,7 +181,7 @@ def checked_values(axis: Axis, place: Place) -> list[Any]:
 
 
 STRUCTURAL = frozenset({"family", "head", "max_positions", "interval", "dense_layers", "shared_hidden", "query_rank",
-                        "sizing", "execution", "softmax_traffic", "interaction"})  # fmt: skip
+                        "sizing", "execution", "interaction"})  # fmt: skip
 
 
 def is_structural(place: Place, values: Sequence[Any]) -> bool:

@@ -30,6 +30,11 @@ def core_flops(model: Transformer) -> Array:
     return 2.0 * model.seq_len * model.seq_len * model.heads * (qk + value)
 
 
+def key_split(model: Transformer, shard: Shard) -> Array:
+    """By what keys and values are divided: tp, but grouped heads fewer than tp are replicated."""
+    return np.where(np.equal(model.groups, model.heads), shard.tp, np.minimum(shard.tp, model.groups))
+
+
 def attention_ops(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     """Norm, projections, core, output projection for one micro-batch on one device."""
     t, e = model.tokens(shard), shard.element
@@ -47,7 +52,7 @@ def _projections(model: Transformer, shard: Shard) -> tuple[Op, ...]:
         return _latent_projections(model, shard)
     t, h, e, d = model.tokens(shard), model.hidden, shard.element, model.width
     entering = model.entering(shard, t * h * e)
-    queries, keys = model.heads * d / shard.tp, model.groups * d / np.minimum(shard.tp, model.groups)
+    queries, keys = model.heads * d / shard.tp, model.groups * d / key_split(model, shard)
     biased = np.where(model.bias | model.qkv_bias, 1, 0)
     source = t * h * e / model.sequence_split(shard)
     rotary = element_wise("rotary", 2 * t * (queries + keys) * e * np.where(np.equal(model.positions, "rotary"), 1, 0),
@@ -94,7 +99,7 @@ def _core(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     are gathered forward, and their gradients are reduced on the way back.
     """
     qk, value = head_dims(model)
-    heads, groups = model.heads / shard.tp, model.groups / np.minimum(shard.tp, model.groups)
+    heads, groups = model.heads / shard.tp, model.groups / key_split(model, shard)
     b, s, e = shard.micro_batch, model.seq_len, shard.element
     local = s / shard.cp
     gathered = np.where(np.greater(shard.cp, 1), b * s * groups * (qk + value) * e, 0.0)
@@ -129,6 +134,6 @@ def _unfused(model: Transformer, shard: Shard, heads: Array, local: Array, on: A
                   weight_grad=Gemm(k, local, n, count, e), core=True)  # fmt: skip
 
     kept = scores * e + np.where(model.dropout, scores * (e + 1), 0.0)
-    softmax = element_wise("softmax", np.where(model.softmax_traffic, 2.0, 0.0) * scores * e, flops=5 * scores,
+    softmax = element_wise("softmax", 2.0 * model.unfused * scores * e, flops=5 * scores,
                            saved=kept, core=True, backward=1.5)  # fmt: skip
     return (product("scores", qk, s), softmax, product("context", s, value))

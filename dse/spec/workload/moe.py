@@ -54,8 +54,8 @@ def _routed(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     expert_up = linear("expert_up", rows, h, up * f, element=e, count=local_experts, expert=True,
                        bias=np.where(model.bias, up * f, 0), saved=size / model.sequence_split(shard),
                        collectives=entering)  # fmt: skip
-    activation = Op("expert_activation", "element_wise", forward=Stream((up + 1) * routed * f * e, 10 * routed * f),
-                    input_grad=Stream(1.5 * (up + 1) * routed * f * e, 10 * routed * f),
+    activation = Op("expert_activation", "element_wise", forward=Stream(model.unfused * (up + 1) * routed * f * e, 10 * routed * f),
+                    input_grad=Stream(1.5 * model.unfused * (up + 1) * routed * f * e, 10 * routed * f),
                     saved=up * routed * f * e)  # fmt: skip
     expert_down = Op(
         "expert_down", "gemm", forward=Gemm(rows, f, h, local_experts, e), input_grad=Gemm(rows, h, f, local_experts, e),

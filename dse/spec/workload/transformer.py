@@ -48,7 +48,11 @@ class Experts(Spec):
 
 
 class Transformer(Model):
-    """A decoder-only or encoder transformer. ``kv_heads`` None: as many as heads; ``head_dim`` None: hidden/heads."""
+    """A decoder-only or encoder transformer. ``kv_heads`` None: as many as heads; ``head_dim`` None: hidden/heads.
+
+    ``fused_element_wise``: softmax and activation function run inside the neighbouring GEMMs, without memory traffic
+    of their own.
+    """
 
     family: Literal["transformer"] = "transformer"
     layers: Count
@@ -71,7 +75,7 @@ class Transformer(Model):
     dropout: Switch = False
     causal: Switch = True
     fused_qkv: Switch = True
-    softmax_traffic: Switch = True
+    fused_element_wise: Switch = False
     head: Switch = True
     latent: LatentAttention | None = None
     moe: Experts | None = None
@@ -200,6 +204,11 @@ class Transformer(Model):
         size = self.tokens(shard) * self.hidden * shard.element / self.sequence_split(shard)
         return element_wise(name, 3 * size, flops=5 * size / shard.element, weights=self._norm_size(), saved=size)
 
+    @property
+    def unfused(self) -> Array:
+        """1 where element-wise kernels run on their own, 0 where they are fused into GEMMs."""
+        return np.where(self.fused_element_wise, 0.0, 1.0)
+
     def dropout_mask(self, shard: Shard) -> Array:
         """One byte an element, kept where the model trains with dropout."""
         return np.where(self.dropout, self.tokens(shard) * self.hidden / self.sequence_split(shard), 0.0)
@@ -231,7 +240,7 @@ class Transformer(Model):
         return (
             linear(f"{prefix}_up", t, h, up * f, element=e, bias=np.where(self.bias, up * f, 0), saved=size / split,
                    collectives=self.entering(shard, size)),
-            element_wise(f"{prefix}_activation", (up + 1) * hidden_bytes, flops=10 * t * f, saved=up * hidden_bytes,
+            element_wise(f"{prefix}_activation", self.unfused * (up + 1) * hidden_bytes, flops=10 * t * f, saved=up * hidden_bytes,
                          backward=1.5),
             linear(f"{prefix}_down", t, f, h, element=e, bias=np.where(self.bias, h, 0),
                    saved=hidden_bytes + self.dropout_mask(shard), collectives=self.leaving(shard, size)),
