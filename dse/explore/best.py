@@ -19,7 +19,7 @@ from dse.space import rules
 from dse.space.axes import with_value
 from dse.space.enumerate import strategy_axes
 
-BLOCK = 1 << 18  # designs evaluated at once: a block's few full-size arrays stay in the second-level cache
+BLOCK = 1 << 20  # designs evaluated at once: few enough for memory, many enough to hide the cost of calls
 # Objectives: quantity and whether less is better.
 OBJECTIVES = {"step_time": True, "tokens_per_s": False, "mfu": False, "cost": True, "energy": True, "carbon": True,
               "memory_bytes": True, "tokens_per_dollar": False, "tokens_per_joule": False}  # fmt: skip
