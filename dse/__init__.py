@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 from dse.api import Axis, Result, axis, best, estimate, sweep
+from dse.cost.graph import quantity
 from dse.errors import DseError, InfeasibleDesign, SpecError, StudyError
 from dse.spec import load_accelerator, load_cluster, load_model, load_node, load_strategy
+from dse.study.export import export
 from dse.study.provenance import version as _version
 
 __version__ = _version()
@@ -23,10 +25,12 @@ __all__ = [
     "axis",
     "best",
     "estimate",
+    "export",
     "load_accelerator",
     "load_cluster",
     "load_model",
     "load_node",
     "load_strategy",
+    "quantity",
     "sweep",
 ]

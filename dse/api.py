@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from dse.cost.graph import Quantity
 from dse.explore.best import Best, best
 from dse.explore.evaluate import bind_axes, load_specs
 from dse.explore.result import Result
@@ -12,7 +14,9 @@ from dse.space.axes import Axis, axis
 __all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "sweep"]
 
 
-def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = None) -> Result:
+def estimate(
+    model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Sequence[Quantity] = ()
+) -> Result:
     """Price one design.
 
     Args:
@@ -20,6 +24,8 @@ def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = N
         cluster: catalogue id, YAML file, mapping, or specification; a template for any device count.
         strategy: text such as ``"tp=8,pp=8,micro_batch=1,global_batch=1536"``, YAML file, mapping, specification.
         devices: number of accelerators; by default tp·pp·dp·cp where dp is given, else the cluster's own count.
+        replace: quantities of your own (functions decorated with :func:`dse.quantity`) that take the place of the
+            cost model's, such as an ``operator_efficiency`` measured on your device.
 
     Returns:
         A result without axes: ``.breakdown()``, ``.memory()``, ``.explain("step_time")``, ``.dataset``.
@@ -28,10 +34,13 @@ def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = N
         SpecError: with every fault of the inputs.
     """
     specs = load_specs(model, cluster, strategy, devices)
-    return Result(specs, [], devices_given=devices is not None or specs["strategy"].dp is None)  # type: ignore[attr-defined]
+    given = devices is not None or specs["strategy"].dp is None  # type: ignore[attr-defined]
+    return Result(specs, [], devices_given=given, replace=replace)
 
 
-def sweep(model: Any, cluster: Any, strategy: Any, *axes: Axis, devices: int | None = None) -> Result:
+def sweep(
+    model: Any, cluster: Any, strategy: Any, *axes: Axis, devices: int | None = None, replace: Sequence[Quantity] = ()
+) -> Result:
     """Price every combination of the axes' values; infeasible designs are kept, masked, with their reasons.
 
     Raises:
@@ -41,4 +50,4 @@ def sweep(model: Any, cluster: Any, strategy: Any, *axes: Axis, devices: int | N
     bound = bind_axes(specs, axes)
     swept = any(b.axis.path in ("cluster.devices", "cluster") for b in bound)
     given = devices is not None or swept or (specs["strategy"].dp is None and not any(b.name == "dp" for b in bound))  # type: ignore[attr-defined]
-    return Result(specs, bound, devices_given=given)
+    return Result(specs, bound, devices_given=given, replace=replace)

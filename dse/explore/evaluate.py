@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dse.cost import GRAPHS, Evaluation, Graph
+from dse.cost import GRAPHS, Evaluation, Graph, Quantity
 from dse.errors import Fault, SpecError
 from dse.space import rules
 from dse.space.axes import Axis, Place, checked_values, is_structural, locate, with_value
@@ -101,7 +101,9 @@ def bind_axes(specs: Mapping[str, Spec], axes: Sequence[Axis]) -> list[BoundAxis
     return bound
 
 
-def cells(specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool) -> Iterator[Cell]:
+def cells(
+    specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool, replace: Sequence[Quantity] = ()
+) -> Iterator[Cell]:
     """Evaluations of the design space: one for each combination of the structural axes' values."""
     structural = [b for b in bound if b.structural]
     arrays = [b for b in bound if not b.structural]
@@ -112,11 +114,16 @@ def cells(specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_give
             changed[b.place.root] = with_value(changed[b.place.root], b.place.steps, b.values[index])
         for position, b in enumerate(arrays):
             changed[b.place.root] = with_value(changed[b.place.root], b.place.steps, _along(b, position, len(arrays)))
-        yield Cell(choice, price(changed, devices_given=devices_given))
+        yield Cell(choice, price(changed, devices_given=devices_given, replace=replace))
 
 
-def price(specs: Mapping[str, Spec], *, devices_given: bool, record: bool = False) -> Evaluation:
-    """An evaluation of bound specifications, with the graph that the strategy's ``execution`` asks for."""
+def price(
+    specs: Mapping[str, Spec], *, devices_given: bool, record: bool = False, replace: Sequence[Quantity] = ()
+) -> Evaluation:
+    """An evaluation of bound specifications, with the graph that the strategy's ``execution`` asks for.
+
+    ``replace`` are quantities of the user's own that take the place of those with the same names.
+    """
     strategy: Any = specs["strategy"]
     cluster: Any = specs["cluster"]
     if not devices_given and strategy.dp is not None:
@@ -124,7 +131,10 @@ def price(specs: Mapping[str, Spec], *, devices_given: bool, record: bool = Fals
         cluster = cluster.model_copy(update={"devices": count})
     _check_tiers(strategy, cluster)
     execution = strategy.execution if isinstance(strategy.execution, str) else str(strategy.execution.item())
-    return Evaluation(graph_of(execution), {**specs, "cluster": cluster}, record=record)
+    graph = graph_of(execution)
+    if replace:
+        graph = Graph(graph.quantities, {q.name: q for q in replace})
+    return Evaluation(graph, {**specs, "cluster": cluster}, record=record)
 
 
 def graph_of(execution: str) -> Graph:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dse.cost.graph import Quantity
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import RULES, BoundAxis, Cell, cells, feasible, graph_of, price, violations
 from dse.explore.explain import Explanation
@@ -35,13 +37,15 @@ class Result:
     with one dimension an axis and the unit of each variable in its ``attrs``.
     """
 
-    def __init__(self, specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool) -> None:
+    def __init__(self, specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool,
+                 replace: Sequence[Quantity] = ()) -> None:  # fmt: skip
         self.specs = dict(specs)
+        self.replace = tuple(replace)
         self.axes = tuple(bound)
         self.devices_given = devices_given
         self._structural = [b for b in bound if b.structural]
         self._arrays = [b for b in bound if not b.structural]
-        self._cells: list[Cell] = list(cells(specs, bound, devices_given=devices_given))
+        self._cells: list[Cell] = list(cells(specs, bound, devices_given=devices_given, replace=replace))
 
     # -- quantities as arrays ----------------------------------------------------------------------------------
 
@@ -194,7 +198,7 @@ class Result:
         for b in sorted(self.axes, key=lambda b: len(b.place.steps)):
             index = _index_of(b, point)
             specs[b.place.root] = with_value(specs[b.place.root], b.place.steps, b.values[index])
-        return Result(specs, [], devices_given=self.devices_given)
+        return Result(specs, [], devices_given=self.devices_given, replace=self.replace)
 
     @property
     def is_feasible(self) -> bool:
@@ -219,7 +223,7 @@ class Result:
         if self.axes:
             return self.at(**point).explain(name)
         self._require(name)
-        evaluation = price(self.specs, devices_given=self.devices_given, record=True)
+        evaluation = price(self.specs, devices_given=self.devices_given, record=True, replace=self.replace)
         evaluation[name]
         return Explanation(name, evaluation)
 
@@ -234,6 +238,12 @@ class Result:
             raise SpecError([Fault("tokens", repr(tokens)[:40], str(error))]) from None
         per_step = self["tokens_per_s"] * self["step_time"]
         return run_totals(self["step_time"], self["energy"], self["cost"], self["carbon"], per_step, amount)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the table: .csv, .parquet, .xlsx, .tex or .md, with a manifest beside it (see dse.study.export)."""
+        from dse.study.export import export
+
+        return export(self, path)
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers of a single design, as the CLI prints them with ``--json``."""

@@ -40,7 +40,7 @@ def default_options(model: Any, cluster: Any, devices: int, global_batch: int) -
         "virtual_stages": [v for v in (1, 2, 3, 4, 6, 8) if v <= layers] if model.pipelined else [1],
         "recompute": ["none", "selective", "full"] if model.pipelined else ["none"],
         "zero_stage": [0, 1, 2, 3],
-        "sequence_parallel": [True, False] if model.tensor_parallel and model.pipelined else [False],
+        "sequence_parallel": [False, True] if model.tensor_parallel and model.pipelined else [False],
     }
     if experts is not None:
         options["ep"] = [d for d in divisors(int(experts.experts)) if devices % d == 0]

@@ -1,0 +1,329 @@
+"""The command line: the same calls as in Python, for people and (``--json``) for programs.
+
+Exit codes: 0 done, 1 a reproduction fell short or no design is feasible, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dse.errors import DseError, Fault, InfeasibleDesign, SpecError
+
+HELP = """Design-space exploration for ML systems: which accelerator, memory, network and parallelization?
+
+Start here:
+
+\b
+  dse catalogue list                          what hardware and models there are
+  dse estimate --model gpt3-175b --cluster dgx-a100 --devices 1024 \\
+      --strategy "tp=8,pp=8,micro_batch=1,global_batch=1536,zero_stage=1"
+  dse best --model llama3-70b --cluster dgx-h100 --devices 512 --global-batch 1024
+  dse reproduce comet-transformer-1t          rerun a published case study
+
+Wherever an id is taken, so is your own YAML file: dse catalogue show dgx-a100 > mine.yaml
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+                  pretty_exceptions_enable=False)  # fmt: skip
+catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_args_is_help=True)
+app.add_typer(catalogue_app, name="catalogue")
+
+Model = Annotated[str, typer.Option("--model", help="Catalogue id, YAML file, or CSV of layers.")]
+Cluster = Annotated[str, typer.Option("--cluster", help="Catalogue id or YAML file; a template for any size.")]
+Devices = Annotated[int | None, typer.Option("--devices", help="Number of accelerators.")]
+StrategyText = Annotated[str, typer.Option("--strategy", help='"tp=8,pp=8,...,global_batch=1536" or a YAML file.')]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Also write the table: .csv .parquet .xlsx .tex .md")]
+
+
+def echo_json(value: Any) -> None:
+    """Print as JSON; numbers of NumPy become plain ones."""
+    typer.echo(json.dumps(value, indent=2, default=lambda v: v.item() if hasattr(v, "item") else str(v)))
+
+
+@app.command()
+def estimate(
+    model: Model,
+    cluster: Cluster,
+    strategy: StrategyText,
+    devices: Devices = None,
+    tokens: Annotated[str | None, typer.Option(help="Also price a whole run of this many tokens, e.g. 300e9.")] = None,
+    explain: Annotated[str | None, typer.Option(help="Show the equations behind a quantity, e.g. step_time.")] = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Price one design: step time, memory, energy and cost, term by term."""
+    import dse
+    from dse.study.export import export
+
+    result = dse.estimate(model, cluster, strategy, devices=devices)
+    summary = result.summary()
+    if tokens is not None:
+        summary["run"] = {name: float(value) for name, value in result.run(tokens).items()}
+    if out is not None:
+        export(result, out)
+    if as_json:
+        if explain:
+            summary["explanation"] = result.explain(explain).to_dict()
+        echo_json(summary)
+        return
+    typer.echo(str(result.explain(explain)) if explain else str(result))
+    if tokens is not None:
+        _print_run(summary["run"])
+
+
+def _print_run(run: dict[str, float]) -> None:
+    from dse.units import engineering
+
+    shown = {"run_steps": "1", "run_time": "s", "run_energy": "J", "run_cost": "USD", "run_carbon": "kg"}
+    typer.echo("\nthe whole run")
+    for name, unit in shown.items():
+        typer.echo(f"  {name.removeprefix('run_'):<8} {engineering(run[name], unit)}")
+
+
+@app.command()
+def sweep(
+    model: Model,
+    cluster: Cluster,
+    strategy: StrategyText,
+    axis: Annotated[list[str], typer.Option(help='"tp=1,2,4" or "cluster.network.inter.bandwidth=25:100:4 GB/s".')],
+    devices: Devices = None,
+    out: Out = None,
+    rows: Annotated[int, typer.Option(help="Rows to print.", min=1, max=100_000)] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """Price every combination of some axes; infeasible designs stay in the table with their reasons."""
+    import dse
+    from dse.study.export import export
+
+    axes = [parse_axis(text) for text in axis]
+    size = 1
+    for item in axes:
+        size *= len(item.values)
+    if size > 5_000_000:
+        raise SpecError([Fault("axis", f"{size:,} designs", "a table of more than 5,000,000 rows; use fewer values")])
+    result = dse.sweep(model, cluster, strategy, *axes, devices=devices)
+    if out is not None:
+        export(result, out)
+    frame = result.to_dataframe()
+    if as_json:
+        echo_json(json.loads(frame.to_json(orient="records")))
+        return
+    _print_sweep(result, frame, rows)
+
+
+def _print_sweep(result: Any, frame: Any, rows: int) -> None:
+    from dse.units import engineering
+
+    names = [b.name for b in result.axes]
+    shown = ("step_time", "mfu", "memory_bytes", "cost")
+    header = [*names, *shown, "feasible", "reasons"]
+    columns = {c.partition(" [")[0]: c for c in frame.columns}
+    table = []
+    for record in frame.head(rows).to_dict("records"):
+        cells = [_axis_text(record[columns[b.name]], b.unit) for b in result.axes]
+        cells += [engineering(record[columns[n]], result.unit(n)) for n in shown]
+        table.append([*cells, "yes" if record["feasible"] else "no", record["reasons"][:60]])
+    widths = [max(len(str(row[i])) for row in [header, *table]) for i in range(len(header))]
+    for row in [header, *table]:
+        typer.echo("  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    if len(frame) > rows:
+        typer.echo(f"... {len(frame) - rows:,} more designs; --rows N or --out FILE for all of them")
+
+
+def _axis_text(value: Any, unit: str) -> str:
+    from dse.units import engineering
+
+    return engineering(value, unit) if unit not in ("", "1") and not isinstance(value, str) else str(value)
+
+
+def parse_axis(text: str) -> Any:
+    """``path=v1,v2,...`` or ``path=start:stop:count``, with an optional unit behind the last value.
+
+    Raises:
+        SpecError: the text has another form.
+    """
+    import numpy as np
+
+    import dse
+
+    path, equals, values = (part.strip() for part in text.partition("="))
+    if not equals or not path or not values:
+        raise SpecError([Fault("axis", repr(text[:80]), 'must be "path=v1,v2,..." or "path=start:stop:count unit"')])
+    last, _, unit = values.rpartition(" ")
+    body, unit = (last, unit) if last and not unit[:1].isdigit() and unit[:1] not in "-." else (values, "")
+    if body.count(":") == 2:
+        try:
+            start, stop, count = body.split(":")
+            if not 2 <= int(count) <= 1_000_000:
+                raise ValueError
+            return dse.axis(path, np.linspace(float(start), float(stop), int(count)).tolist(), unit=unit)
+        except ValueError:
+            raise SpecError([Fault(f"axis {path}", repr(body[:60]), "must be start:stop:count, count from 2")]) from None
+    return dse.axis(path, [_value(item, bool(unit)) for item in body.split(",") if item.strip()], unit=unit)
+
+
+def _value(text: str, numeric: bool) -> Any:
+    try:
+        number = float(text)
+        return int(number) if number == int(number) and "." not in text and "e" not in text.lower() else number
+    except (ValueError, OverflowError):
+        if numeric:
+            raise SpecError([Fault("axis", repr(text[:40]), "must be a number where a unit follows")]) from None
+        return text.strip()
+
+
+@app.command()
+def best(
+    model: Model,
+    cluster: Cluster,
+    devices: Annotated[int, typer.Option("--devices", help="Number of accelerators.", min=1)],
+    global_batch: Annotated[int, typer.Option("--global-batch", help="Samples per step.", min=1)],
+    objective: Annotated[str, typer.Option(help="step_time, mfu, cost, energy, carbon, memory_bytes, ...")] = "step_time",
+    base: Annotated[str, typer.Option(help='Fixed strategy fields, e.g. "precision=fp8,overlap_tp=true".')] = "",
+    option: Annotated[list[str] | None, typer.Option(help='Values to try: "tp=1,2,4", "recompute=none,full".')] = None,
+    top: Annotated[int, typer.Option(help="How many to list.", min=1, max=1000)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best parallelization strategy by evaluating all of them."""
+    import dse
+
+    chosen = {item.path.removeprefix("strategy."): list(item.values) for item in map(parse_axis, option or [])}
+    try:
+        result = dse.best(model, cluster, devices=devices, global_batch=global_batch, objective=objective, top=top,
+                          base=base or None, options=chosen)  # fmt: skip
+    except InfeasibleDesign as error:
+        if as_json:
+            echo_json({"feasible": False, "reasons": [{"why": str(error)}]})
+        raise
+    if as_json:
+        echo_json({**result.summary(), "ranking": result.ranking})
+        return
+    typer.echo(str(result))
+    if top > 1:
+        _print_ranking(result, objective)
+
+
+def _print_ranking(result: Any, objective: str) -> None:
+    from dse.units import engineering
+
+    typer.echo(f"\nthe best {len(result.ranking)} by {objective}")
+    for place, entry in enumerate(result.ranking, 1):
+        fields = ", ".join(f"{k}={str(v).lower()}" for k, v in entry.items() if k != objective)
+        typer.echo(f"  {place:>3}  {engineering(entry[objective], result.unit(objective)):>12}  {fields}")
+
+
+@app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(help="Name of a shipped study, or a folder with a study.yaml; 'list' lists.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder; by default out/STUDY.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rerun a study and hold it against the published numbers: tables, figures and a verdict for each."""
+    from dse.study.study import run_study, studies
+
+    if study == "list":
+        typer.echo("\n".join(studies()))
+        return
+    folder = out or Path("out") / Path(study).name
+    report = run_study(study, folder, echo=(lambda line: typer.echo(line, err=as_json)))
+    if as_json:
+        echo_json({"study": study, "ok": report.ok, "out": str(folder),
+                   "verdicts": json.loads(report.verdicts.to_json(orient="records"))})  # fmt: skip
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@catalogue_app.command("list")
+def catalogue_list(
+    kind: Annotated[str | None, typer.Argument(help="accelerator, node, cluster or model; all by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the catalogue."""
+    from dse.view.catalogue import catalogue_rows
+
+    rows = catalogue_rows(kind)
+    if as_json:
+        echo_json(rows)
+        return
+    for group in dict.fromkeys(row["kind"] for row in rows):
+        typer.echo(f"\n{group}s")
+        for row in rows:
+            if row["kind"] == group:
+                typer.echo(f"  {row['id']:<22} {row['name'][:58]:<58}  {row['what']}")
+
+
+@catalogue_app.command("show")
+def catalogue_show(
+    entry: Annotated[str, typer.Argument(help="Id of an entry.")],
+    kind: Annotated[str | None, typer.Option(help="Where an id names several: accelerator, node, cluster, model.")] = None,
+) -> None:
+    """Print an entry's YAML: the start of a file of your own."""
+    from dse.view.catalogue import find_entry
+
+    path, others = find_entry(entry, kind)
+    if others:
+        typer.echo(f"# also of kind {', '.join(others)}: use --kind", err=True)
+    typer.echo(path.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check the environment: versions, browser, optional extras."""
+    from dse.study.doctor import checks
+
+    found = checks()
+    if as_json:
+        echo_json(found)
+    else:
+        for row in found:
+            mark = {"ok": "ok     ", "missing": "MISSING", "optional": "absent "}[row["state"]]
+            typer.echo(f"{mark}  {row['name']:<14} {row['found']:<14} {row['note']}".rstrip())
+    if any(row["state"] == "missing" for row in found):
+        raise typer.Exit(1)
+
+
+def version(show: bool) -> None:
+    """Print the version and stop."""
+    if show:
+        import dse
+
+        typer.echo(f"dse {dse.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; errors of the user's input end with their message and exit code 2."""
+    try:
+        app()
+    except InfeasibleDesign as error:
+        _stop(str(error), 1)
+    except DseError as error:
+        _stop(str(error), 2)
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _stop(message: str, code: int) -> None:
+    typer.echo(f"dse: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
