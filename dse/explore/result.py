@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -199,6 +200,25 @@ class Result:
             index = _index_of(b, point)
             specs[b.place.root] = with_value(specs[b.place.root], b.place.steps, b.values[index])
         return Result(specs, [], devices_given=self.devices_given, replace=self.replace)
+
+    def sel(self, **chosen: Sequence[Any]) -> Result:
+        """The same result with some axes cut to the values named (one value keeps its axis).
+
+        Raises:
+            SpecError: an unknown axis or a value that is not on it.
+        """
+        unknown = set(chosen) - {b.name for b in self.axes}
+        if unknown:
+            raise SpecError([Fault("sel", ", ".join(sorted(unknown))[:80], "is not an axis of this result")])
+        kept = []
+        for b in self.axes:
+            wanted = chosen.get(b.name, b.coordinates)
+            wanted = list(wanted) if isinstance(wanted, list | tuple | range | np.ndarray) else [wanted]
+            places = [_index_of(b, {b.name: value}) for value in wanted]
+            labels = tuple(b.axis.labels[i] for i in places) if b.axis.labels else ()
+            cut = dataclasses.replace(b.axis, values=tuple(b.axis.values[i] for i in places), labels=labels)
+            kept.append(dataclasses.replace(b, axis=cut, values=tuple(b.values[i] for i in places)))
+        return Result(self.specs, kept, devices_given=self.devices_given, replace=self.replace)
 
     @property
     def is_feasible(self) -> bool:
