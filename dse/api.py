@@ -47,7 +47,7 @@ def sweep(
         SpecError: with every fault of the inputs and axes.
     """
     specs = load_specs(model, cluster, strategy, devices)
-    bound = bind_axes(specs, axes)
+    bound = bind_axes(specs, axes, devices)
     swept = any(b.axis.path in ("cluster.devices", "cluster") for b in bound)
     given = devices is not None or swept or (specs["strategy"].dp is None and not any(b.name == "dp" for b in bound))  # type: ignore[attr-defined]
     return Result(specs, bound, devices_given=given, replace=replace)

@@ -55,7 +55,8 @@ sample = 1
 
 _NUMBER = re.compile(r"^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)\s*(.*?)\s*$")
 _UNIT_TEXT = re.compile(r"^[A-Za-zµμ/*^ ()0-9]{1,40}$")
-_LONG_NUMBER_IN_UNIT = re.compile(r"\d{2,}|\^\s*\^|\*\*")
+# Powers of powers, long numbers: nothing a unit needs, and a way to make Pint compute 9^9^9.
+_COSTLY_UNIT = re.compile(r"\d{2,}|\*\*|\^\s*[^\d\s]|\^\s*\d\s*\^|\)\s*\^")
 
 
 class UnitError(ValueError):
@@ -75,16 +76,17 @@ def _factor(unit: str) -> tuple[float, Any]:
     text = unit.replace("$", "USD").replace("%", "percent").replace("·", "*").replace("µ", "u").strip()
     if text in ("", "1"):
         return 1.0, _registry().dimensionless.dimensionality
-    if not _UNIT_TEXT.match(text) or _LONG_NUMBER_IN_UNIT.search(text):
+    if not _UNIT_TEXT.match(text) or _COSTLY_UNIT.search(text):
         raise UnitError(f"unit {unit!r} is not understood")
     try:
         quantity = _registry().parse_expression(text)
         base = quantity.to_base_units() if hasattr(quantity, "to_base_units") else None
+        factor = math.nan if base is None else float(base.magnitude)
     except Exception as error:  # Pint raises many unrelated types for malformed expressions
         raise UnitError(f"unit {unit!r} is not understood") from error
-    if base is None:
+    if base is None or not math.isfinite(factor):
         raise UnitError(f"unit {unit!r} is not understood")
-    return float(base.magnitude), base.dimensionality
+    return factor, base.dimensionality
 
 
 def parse(value: Any, unit: str) -> float:
@@ -144,6 +146,8 @@ def engineering(value: float, unit: str, digits: int = 4) -> str:
     magnitude = abs(value)
     if magnitude == 0:
         return f"0 {unit}"
+    if unit.startswith(("1/", "kg")) or "^" in unit:  # a prefix there would be wrong: m^2, kg, 1/s
+        return f"{value:.{digits}g} {unit}"
     for scale, prefix in _PREFIXES:
         if magnitude >= scale * 0.9999995:
             break

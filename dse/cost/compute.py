@@ -179,8 +179,10 @@ def model_flops(model: Any, global_batch: Array) -> Array:
 
 @quantity("FLOP", "model FLOP + recomputed forward FLOP")
 def hardware_flops(model: Any, model_flops: Array, recompute: Array, blocks: tuple[Block, ...]) -> Array:
-    """Matrix FLOP executed in a step with recomputation (the numerator of HFU)."""
-    core = total(b.count * o.forward.flops for b in blocks for o in b.ops if o.core)
-    forward = total(b.count * o.forward.flops for b in blocks for o in b.ops if o.kind != "element_wise")
-    again = select(recompute, {"none": 0.0, "selective": core / np.maximum(forward, 1.0), "full": 1.0})
+    """Matrix FLOP executed in a step with recomputation of the layers, not of the logits (the numerator of HFU)."""
+    core = total(b.count * o.forward.flops for b in blocks for o in b.ops if o.core and o.kind != "element_wise")
+    work = [(b, b.count * o.forward.flops) for b in blocks for o in b.ops if o.kind != "element_wise"]
+    forward = np.maximum(total(flops for _, flops in work), 1.0)
+    body = total(flops for b, flops in work if b.place == "body")
+    again = select(recompute, {"none": 0.0, "selective": core / forward, "full": body / forward})
     return model_flops * (1.0 + again / 3.0)

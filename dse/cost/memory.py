@@ -90,7 +90,8 @@ def in_flight(schedule: Array, pp: Array, virtual_stages: Array, micro_batches: 
     """In units of one micro-batch through all layers of the stage.
 
     GPipe holds all m. 1F1B holds p − i on stage i. Interleaving holds (2(p−i−1) + (v−1)p + 1)/v, that is
-    p + (p−1)/v on the first stage. ZB-H1 equals 1F1B, ZB-H2 holds 2(p−i) − 1.
+    p + (p−1)/v on the first stage. Zero-bubble stages put weight gradients off so that all hold the same: p under
+    ZB-H1, 2p − 1 under ZB-H2 (what waits for its weight gradient is counted in full).
     """
     v = virtual_stages
     result = {}
@@ -99,7 +100,7 @@ def in_flight(schedule: Array, pp: Array, virtual_stages: Array, micro_batches: 
         interleaved = (2.0 * (left - 1.0) + (v - 1.0) * pp + 1.0) / v
         one_f_one_b = np.where(np.greater(v, 1), interleaved, left)
         held = select(schedule, {"gpipe": micro_batches, "1f1b": one_f_one_b, "interleaved": one_f_one_b,
-                                 "zero_bubble_h1": left, "zero_bubble_h2": 2.0 * left - 1.0})  # fmt: skip
+                                 "zero_bubble_h1": pp, "zero_bubble_h2": 2.0 * pp - 1.0})  # fmt: skip
         result[stage] = np.minimum(held, micro_batches)
     return result
 

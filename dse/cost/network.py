@@ -91,9 +91,11 @@ class Links:
     def time(self, kind: str, group: str, size: Array) -> Array:
         """Seconds of one collective of ``size`` bytes (0 for an empty one)::
 
-            T = max_i(load_i / BW_i) + fill / chunks + Σ_i steps_i · latency_i
+            T = max_i( busy_i + wait_i / chunks ) + Σ_i steps_i · latency_i        busy_i = load_i / BW_i
 
-        ``fill`` is the time of the first piece through the dimensions before (all-reduce) or around the slowest.
+        ``wait_i`` is what a dimension waits for the first piece, and is waited for with the last one: Σ_{j≠i} busy_j,
+        and for an all-reduce Σ_{j<i} busy_j (inner dimensions scatter before and gather after it, outer ones hide
+        behind it). Exact for chains of servers; a lower bound for an all-reduce.
         """
         seconds_per_byte, latency = self.rates(kind, group)
         return size * seconds_per_byte + np.where(np.greater(size, 0), latency, 0.0)
@@ -110,25 +112,13 @@ class Links:
         for dimension, load, steps in self._per_dimension(kind, group):
             busy.append(load / (dimension.bandwidth * dimension.efficiency))
             latency = latency + steps * dimension.latency
-        slowest = busy[0]
-        for other in busy[1:]:
-            slowest = np.maximum(slowest, other)
-        if self.chunks is None or len(busy) == 1 or kind == "point_to_point":
-            return slowest, latency
-        return slowest + self._fill(kind, busy, slowest) / self.chunks, latency
-
-    @staticmethod
-    def _fill(kind: str, busy: list[Array], slowest: Array) -> Array:
-        """Time of a whole buffer in the dimensions that wait for, or are waited for by, the slowest one."""
-        if kind != "all_reduce":
-            return total(busy) - slowest
-        # The inner dimensions scatter before the slowest starts and gather after it; outer ones hide behind it.
-        before: Array = 0.0
-        reached: Array = False
+        whole = self.chunks is None or len(busy) == 1 or kind == "point_to_point"
+        longest, inner, everything = 0.0, 0.0, total(busy)
         for part in busy:
-            reached = np.logical_or(reached, np.equal(part, slowest))
-            before = before + np.where(reached, 0.0, part)
-        return before
+            wait = 0.0 if whole else inner if kind == "all_reduce" else everything - part
+            longest = np.maximum(longest, part + (0.0 if whole else wait / self.chunks))
+            inner = inner + part
+        return longest, latency
 
     def _per_dimension(self, kind: str, group: str) -> list[tuple[Any, Array, Array]]:
         """(dimension, load per byte of the collective, latency steps) for each dimension, innermost first."""
@@ -186,7 +176,7 @@ def _dimension_cost(kind: str, dimension: Any, n: Array) -> tuple[Array, Array]:
     for topology in values_of(dimension.topology):
         names = {a: a if a != "auto" else AUTOMATIC[topology] for a in values_of(dimension.algorithm)}
         found = {a: table.get(name, table["halving_doubling"])(n) for a, name in names.items()}
-        line = 2.0 if topology == "mesh" and kind != "broadcast" else 1.0  # no way around: half the bandwidth
+        line = 2.0 if topology == "mesh" else 1.0  # no way around: half the bandwidth
         loads[topology] = line * select(dimension.algorithm, {a: cost[0] for a, cost in found.items()})
         steps[topology] = select(dimension.algorithm, {a: cost[1] for a, cost in found.items()})
     load, step = select(dimension.topology, loads), select(dimension.topology, steps)

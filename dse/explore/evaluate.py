@@ -78,8 +78,8 @@ def load_specs(model: Any, cluster: Any, strategy: Any, devices: Any = None) -> 
     return specs
 
 
-def bind_axes(specs: Mapping[str, Spec], axes: Sequence[Axis]) -> list[BoundAxis]:
-    """Resolve and validate axes.
+def bind_axes(specs: Mapping[str, Spec], axes: Sequence[Axis], devices: Any = None) -> list[BoundAxis]:
+    """Resolve and validate axes; ``devices`` overrides the count of every cluster on an axis of whole clusters.
 
     Raises:
         SpecError: an unknown path, a value outside the field's range, or two axes for one field.
@@ -90,6 +90,8 @@ def bind_axes(specs: Mapping[str, Spec], axes: Sequence[Axis]) -> list[BoundAxis
         if not place.steps:
             loader = {"model": load_model, "cluster": load_cluster, "strategy": load_strategy}[place.root]
             values = [loader(value) for value in item.values]
+            if place.root == "cluster" and devices is not None:
+                values = [value.replace(devices=devices) for value in values]
         else:
             values = checked_values(item, place)
         bound.append(BoundAxis(item, place, tuple(values), is_structural(place, values)))

@@ -74,6 +74,8 @@ class Place:
 
     @property
     def unit(self) -> str:
+        if not self.steps:  # a whole specification
+            return ""
         return unit_of(type(self.parent).model_fields[self.field]) or ""
 
 

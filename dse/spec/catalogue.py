@@ -36,7 +36,7 @@ def locate(kind: str, reference: str | Path, *, base: Path | None = None) -> Pat
     text = str(reference)
     if text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
         path = Path(text)
-        if base is not None and not path.is_absolute() and (base / path).is_file():
+        if base is not None and not path.is_absolute() and _is_file(base / path):
             path = base / path
         return path
     path = asset_root("data") / FOLDERS[kind] / f"{text}.yaml"
@@ -47,10 +47,17 @@ def locate(kind: str, reference: str | Path, *, base: Path | None = None) -> Pat
     raise SpecError([Fault(kind, repr(text[:80]), f"is neither in the catalogue nor a .yaml file; {hint}")])
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with characters that no file name can have
+        return False
+
+
 def read(kind: str, reference: str | Path, *, base: Path | None = None) -> tuple[dict[str, Any], Path, Any]:
     """Plain data of an entry with ``base:`` inheritance applied, its file, and the lines in that file."""
     path = locate(kind, reference, base=base)
-    stat = path.stat() if path.is_file() else None
+    stat = path.stat() if _is_file(path) else None
     stamp = (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)
     data, lines = _read(kind, path, stamp)
     return data, path, lines
@@ -76,7 +83,7 @@ def inherit(kind: str, data: dict[str, Any], *, folder: Path | None, where: str 
     if depth >= _MAX_INHERITANCE or not isinstance(parent, str):
         raise SpecError([Fault("base", repr(parent)[:60], "must name another entry, at most 8 levels deep", where)])
     path = locate(kind, parent, base=folder)
-    stat = path.stat() if path.is_file() else None
+    stat = path.stat() if _is_file(path) else None
     base_data, _ = _read(kind, path, (stat.st_mtime_ns, stat.st_size) if stat else (0, 0), depth + 1)
     return _merged(base_data, data)
 

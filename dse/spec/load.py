@@ -58,7 +58,7 @@ class _Builder:
         if kind == "null":
             return None
         if kind == "bool":
-            return text.lower() == "true"
+            return text.lower() in ("true", "yes", "on", "y")  # the last three only under %YAML 1.1
         if kind in ("int", "float"):
             return self._number(text, kind)
         if kind in ("str", "timestamp"):
@@ -89,7 +89,6 @@ def read_yaml(path: Path | str, text: str | None = None) -> tuple[Any, dict[tupl
     Raises:
         SpecError: the file is missing, too large, not UTF-8, not YAML, or unreasonably nested.
     """
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     where = str(path)
@@ -99,7 +98,7 @@ def read_yaml(path: Path | str, text: str | None = None) -> tuple[Any, dict[tupl
     if _flow_depth(content) > MAX_DEPTH:
         raise SpecError([Fault("file", "", f"is nested deeper than {MAX_DEPTH} levels", where)])
     try:
-        node = YAML(typ="safe", pure=True).compose(content)
+        node = _bounded_yaml().compose(content)
         if node is None:
             raise SpecError([Fault("file", "", "is empty", where)])
         builder = _Builder(where)
@@ -115,6 +114,26 @@ def read_yaml(path: Path | str, text: str | None = None) -> tuple[Any, dict[tupl
         raise SpecError([Fault("file", "", f"is not valid YAML: {error}"[:300], where)]) from None
 
 
+def _bounded_yaml() -> Any:
+    """A YAML 1.2 reader that stops at the first value too many, before the rest of the file is parsed."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.composer import Composer, ComposerError
+
+    class Bounded(Composer):
+        composed = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.composed += 1
+            if self.composed > MAX_NODES:
+                mark = self.parser.peek_event().start_mark
+                raise ComposerError(None, None, f"holds more than {MAX_NODES} values", mark)
+            return super().compose_node(parent, index)
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = Bounded
+    return yaml
+
+
 def _text_of(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -124,8 +143,9 @@ def _text_of(path: Path) -> str:
         raise SpecError([Fault("file", "", "does not exist", str(path))]) from None
     except UnicodeDecodeError:
         raise SpecError([Fault("file", "", "is not UTF-8 text", str(path))]) from None
-    except OSError as error:
-        raise SpecError([Fault("file", "", f"cannot be read: {error.strerror}", str(path))]) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the path
+        reason = getattr(error, "strerror", None) or "not a file name"
+        raise SpecError([Fault("file", "", f"cannot be read: {reason}", repr(str(path))[:200])]) from None
 
 
 def _flow_depth(content: str) -> int:

@@ -1,7 +1,7 @@
 """How figures look: one template in light and dark, a fixed colour for every term, titles, and axis units.
 
-The colours are Paul Tol's "muted" and Okabe-Ito sets, which people with any common colour blindness tell apart;
-terms whose hues lie close are hatched as well.
+Compute is cool, communication warm, waiting grey. The colours were searched so that any two stay apart for people with
+each kind of dichromacy (a test measures it); terms for which no colour was left are hatched as well.
 """
 
 from __future__ import annotations
@@ -13,38 +13,44 @@ from typing import Any
 
 from dse.units import engineering
 
-# (title, colour, hatch) of every entry of a breakdown. Compute is cool, communication warm, waiting grey.
+# (title, colour, hatch) of every entry of a breakdown.
 TERMS: dict[str, tuple[str, str, str]] = {
-    "forward": ("forward", "#0072B2", ""),
+    "forward": ("forward", "#0772DF", ""),
     "recompute": ("recompute", "#88CCEE", "/"),
-    "input_grad": ("input gradient", "#44AA99", ""),
-    "weight_grad": ("weight gradient", "#117733", ""),
-    "tp_comm_forward": ("TP comm., forward", "#D55E00", ""),
-    "tp_comm_backward": ("TP comm., backward", "#E69F00", ""),
-    "cp_comm": ("CP comm.", "#F0E442", ""),
-    "ep_comm": ("EP comm. (all-to-all)", "#CC79A7", ""),
-    "pp_comm": ("PP comm.", "#AA4499", "\\"),
-    "dp_comm": ("DP comm.", "#882255", ""),
-    "imbalance": ("stage imbalance", "#BBBBBB", ""),
+    "input_grad": ("input gradient", "#9DEAE0", ""),
+    "weight_grad": ("weight gradient", "#296C1B", ""),
+    "tp_comm_forward": ("TP comm., forward", "#EE6B2A", ""),
+    "tp_comm_backward": ("TP comm., backward", "#FBAE1E", ""),
+    "cp_comm": ("CP comm.", "#F8F04A", ""),
+    "ep_comm": ("all-to-all (EP)", "#BE7FA0", ""),
+    "pp_comm": ("PP comm.", "#D81B60", "\\"),
+    "dp_comm": ("DP comm.", "#A21884", ""),
+    "imbalance": ("stage imbalance", "#B2B2B2", ""),
     "bubble": ("pipeline bubble", "#888888", "/"),
-    "optimizer": ("optimizer", "#999933", ""),
+    "optimizer": ("optimizer", "#5A3418", ""),
     "offload": ("offload", "#666666", "x"),
     # memory
-    "weights": ("weights", "#0072B2", ""),
-    "gradients": ("gradients", "#117733", ""),
-    "activations": ("activations", "#E69F00", ""),
-    "working": ("working memory", "#F0E442", ""),
-    "reserved": ("reserved", "#BBBBBB", ""),
-    "tables": ("embedding tables", "#CC79A7", ""),
+    "weights": ("weights", "#0772DF", ""),
+    "gradients": ("gradients", "#296C1B", ""),
+    "activations": ("activations", "#FBAE1E", ""),
+    "working": ("working memory", "#F8F04A", ""),
+    "reserved": ("reserved", "#B2B2B2", ""),
+    "tables": ("embedding tables", "#BE7FA0", ""),
+    # energy and money
+    "compute": ("compute", "#0772DF", ""),
+    "memory": ("memory", "#FBAE1E", ""),
+    "links": ("links", "#EE6B2A", ""),
+    "idle": ("idle and host", "#B2B2B2", ""),
 }
-SPARE = ("#0072B2", "#D55E00", "#117733", "#CC79A7", "#E69F00", "#88CCEE", "#882255", "#999933", "#44AA99", "#888888")
+SPARE = ("#0772DF", "#EE6B2A", "#296C1B", "#BE7FA0", "#FBAE1E", "#A21884", "#5A3418", "#44AA99", "#888888", "#88CCEE")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "triangle-down", "star")
-GOOD, BAD, QUIET = "#117733", "#D55E00", "#888888"
+GOOD, BAD = "#296C1B", "#D81B60"
 
 TITLES = {
-    "step_time": "step time", "tokens_per_s": "throughput", "mfu": "MFU", "hfu": "HFU", "memory_bytes": "memory footprint",
-    "energy": "energy per step", "power": "power", "cost": "cost per step", "carbon": "CO2e per step",
+    "step_time": "step time", "tokens_per_s": "throughput", "mfu": "MFU", "hfu": "HFU",
+    "memory_bytes": "memory footprint", "energy": "energy per step", "power": "power", "cost": "cost per step",
+    "carbon": "CO2e per step",
     "tokens_per_dollar": "tokens per dollar", "tokens_per_joule": "tokens per joule", "feasible": "feasible",
     "time": "step time", "memory": "memory footprint", "tier": "memory held", "devices": "devices",
     "tp": "tensor-parallel degree (tp)", "pp": "pipeline stages (pp)", "dp": "data-parallel degree (dp)",
@@ -58,9 +64,14 @@ _RATES = {"1/s": "per second", "1/USD": "per dollar", "1/J": "per joule"}
 def title_of(name: str) -> str:
     """A quantity, term or axis as people call it."""
     last = name.rpartition(".")[2]
-    if last in TERMS:
-        return TERMS[last][0]
-    return TITLES.get(name, TITLES.get(last, last.replace("_", " ")))
+    if name in TITLES:
+        return TITLES[name]
+    return TERMS[last][0] if last in TERMS else TITLES.get(last, last.replace("_", " "))
+
+
+def term_title(term: str) -> str:
+    """An entry of a breakdown as people call it (``memory`` is an entry of the energy, and a table itself)."""
+    return TERMS[term][0] if term in TERMS else term.replace("_", " ")
 
 
 def colour_of(term: str, position: int = 0) -> str:
@@ -73,9 +84,21 @@ def hatch_of(term: str) -> str:
     return TERMS[term][2] if term in TERMS else ""
 
 
+def fill(term: str, position: int = 0) -> dict[str, Any]:
+    """Marker of a term's bars: colour, and the hatch over it."""
+    hatch = {"shape": hatch_of(term), "fillmode": "overlay", "fgcolor": "#FFFFFF", "fgopacity": 0.6, "solidity": 0.15,
+             "size": 9}  # fmt: skip
+    return {"color": colour_of(term, position), "pattern": hatch}
+
+
 def ink(dark: bool) -> str:
     """Colour of text and of lines that must stand out."""
     return _INK["dark" if dark else "light"][0]
+
+
+def paper(dark: bool) -> str:
+    """Background of figures."""
+    return _INK["dark" if dark else "light"][1]
 
 
 @lru_cache(maxsize=2)
@@ -83,14 +106,14 @@ def template(dark: bool = False) -> Any:
     """The Plotly template of all figures."""
     import plotly.graph_objects as go
 
-    text, paper, grid = _INK["dark" if dark else "light"]
+    text, back, grid = _INK["dark" if dark else "light"]
     axis = {"gridcolor": grid, "linecolor": text, "zerolinecolor": grid, "ticks": "outside", "tickcolor": grid,
             "automargin": True, "title": {"standoff": 12}, "showline": True}  # fmt: skip
     layout = go.Layout(
         font={"family": "Inter, Helvetica, Arial, sans-serif", "size": 15, "color": text},
         title={"x": 0.01, "xanchor": "left", "y": 0.98, "yanchor": "top", "font": {"size": 19}, "automargin": True},
-        paper_bgcolor=paper, plot_bgcolor=paper, colorway=list(SPARE), xaxis=axis, yaxis=axis,
-        margin={"l": 70, "r": 30, "t": 70, "b": 60}, hoverlabel={"font": {"size": 14}, "align": "left"},
+        paper_bgcolor=back, plot_bgcolor=back, colorway=list(SPARE), xaxis=axis, yaxis=axis,
+        margin={"l": 80, "r": 30, "t": 70, "b": 60}, hoverlabel={"font": {"size": 14}, "align": "left"},
         legend={"traceorder": "normal", "font": {"size": 14}},
         colorscale={"sequential": "Cividis", "diverging": "RdBu"}, bargap=0.25, hovermode="closest",
     )  # fmt: skip
@@ -99,7 +122,7 @@ def template(dark: bool = False) -> Any:
 
 def label(value: Any, unit: str = "") -> str:
     """A number with its unit, or a name, as a tick label or in a cell."""
-    if isinstance(value, bool) or not isinstance(value, int | float) and not hasattr(value, "dtype"):
+    if isinstance(value, bool) or (not isinstance(value, int | float) and not hasattr(value, "dtype")):
         return str(value)
     if getattr(value, "dtype", None) is not None and value.dtype.kind not in "fiu":
         return str(value)
@@ -126,8 +149,31 @@ def axis_scale(values: Iterable[float], unit: str) -> tuple[float, str]:
     return 10.0 ** powers[prefix], prefix + unit
 
 
+def short(value: float, unit: str = "") -> str:
+    """Three digits and the unit, for labels in figures; times stay in seconds."""
+    if unit == "s" and abs(value) >= 60:
+        return f"{value:,.0f} s" if abs(value) >= 100 else f"{value:.3g} s"
+    return engineering(value, unit, 3)
+
+
+def log_ticks(values: Iterable[float]) -> dict[str, list[Any]]:
+    """Ticks at 1, 2 and 5 of every decade (1 only, over many decades) for a logarithmic axis."""
+    found = [float(v) for v in values if math.isfinite(float(v)) and v > 0]
+    if not found:
+        return {}
+    low, high = math.floor(math.log10(min(found))), math.ceil(math.log10(max(found)))
+    digits = (1, 2, 5) if high - low <= 4 else (1,)
+    ticks = [digit * 10.0**power for power in range(low, high + 1) for digit in digits]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
 def axis_title(name: str, unit: str) -> str:
-    """``step time [s]``; the unit is left out where there is none."""
+    """``Step time [s]``; the unit is left out where there is none."""
     words = title_of(name)
     words = words[:1].upper() + words[1:] if not words[:2].isupper() else words
-    return f"{words} [{unit}]" if unit else words
+    return with_unit(words, unit)
+
+
+def with_unit(words: str, unit: str) -> str:
+    """A title with its unit in brackets."""
+    return f"{words} [{unit}]" if unit not in ("", "1") else words

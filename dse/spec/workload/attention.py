@@ -79,14 +79,15 @@ def _latent_projections(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     entering = model.entering(shard, t * h * e)
     ops = []
     if z.query_rank:
-        ops.append(linear("query_down", t, h, z.query_rank, element=e, bias=1.0 * z.query_rank / h,
+        ops.append(linear("query_down", t, h, z.query_rank, element=e, bias=1.0 * z.query_rank,
                           saved=source + t * z.query_rank * e, collectives=entering))  # fmt: skip
         ops.append(linear("query_up", t, z.query_rank, local_heads * qk, element=e, saved=t * local_heads * qk * e))
     else:
         ops.append(linear("query", t, h, local_heads * qk, element=e,
                           saved=source + t * local_heads * qk * e, collectives=entering))  # fmt: skip
     up = local_heads * (z.nope_dim + z.value_dim)
-    ops.append(linear("kv_down", t, h, z.kv_rank + z.rope_dim, element=e, saved=t * (z.kv_rank + z.rope_dim) * e))
+    ops.append(linear("kv_down", t, h, z.kv_rank + z.rope_dim, element=e, bias=1.0 * z.kv_rank,
+                      saved=t * (z.kv_rank + z.rope_dim) * e))  # fmt: skip
     ops.append(linear("kv_up", t, z.kv_rank, up, element=e, saved=t * up * e))
     ops.append(element_wise("rotary", 2 * t * (local_heads + 1) * z.rope_dim * e))
     return tuple(ops)

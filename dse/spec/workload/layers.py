@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +16,7 @@ from dse.spec.fields import Bytes, Count, Flop, Name, Number
 from dse.spec.workload.base import Model
 from dse.spec.workload.op import Array, Block, Collective, Fused, Gemm, Op, Phase, Shard, element_wise, linear
 
+MAX_ROWS = 20_000
 CollectiveName = Literal["none", "all_reduce", "reduce_scatter", "all_gather", "all_to_all"]
 
 
@@ -135,7 +137,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError([Fault("csv", "", f"cannot be read: {error}"[:200], str(path))]) from None
-    rows = list(csv.DictReader(io.StringIO(text)))
+    try:
+        rows = list(islice(csv.DictReader(io.StringIO(text)), MAX_ROWS + 1))
+    except csv.Error as error:
+        raise SpecError([Fault("csv", "", f"is not a table: {error}"[:200], str(path))]) from None
+    if len(rows) > MAX_ROWS:
+        raise SpecError([Fault("csv", "", f"has more than {MAX_ROWS:,} rows", str(path))])
     if not rows or None in rows[0]:
         raise SpecError([Fault("csv", "", "must have a header line and at least one row of the same width", str(path))])
     return [{key.strip(): value.strip() for key, value in row.items() if key and value and value.strip()} for row in rows]

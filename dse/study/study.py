@@ -1,0 +1,134 @@
+"""Studies: run what a ``study.yaml`` declares, hold it against published numbers, and keep everything it made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dse.api import axis, sweep
+from dse.errors import Fault, SpecError, StudyError
+from dse.study import report
+from dse.study.checks import SHORT, verdict_table
+from dse.study.plots import draw_all
+from dse.study.spec import Run, Study, load_study, studies
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from dse.explore.result import Result
+
+__all__ = ["StudyReport", "load_study", "run_study", "studies"]
+
+# Columns of the verdict table that people read; the others serve figures.
+SHOWN = ("group", "check", "label", "published", "ours", "unit", "difference", "tolerance", "verdict", "source")
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """What a study gave.
+
+    Attributes:
+        study: its declaration.
+        results: the priced sweep of each run.
+        verdicts: one row a check: group (the run), check, label, published, ours, unit, difference, tolerance, verdict,
+            source.
+        figures: Plotly figures by id.
+        files: what was written, in order.
+    """
+
+    study: Study
+    results: dict[str, Result]
+    verdicts: pd.DataFrame
+    figures: dict[str, go.Figure]
+    out: Path | None = None
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Does every check pass?"""
+        return not bool((self.verdicts["verdict"] == SHORT).any())
+
+    def summary(self) -> str:
+        """One line: how many checks pass."""
+        short = int((self.verdicts["verdict"] == SHORT).sum())
+        done = f"{self.study.id}: {len(self.verdicts) - short} of {len(self.verdicts)} checks pass"
+        return f"{done}, {short} fall short" if short else done
+
+
+def run_study(
+    name_or_path: str | Path, out: str | Path | None = None, echo: Callable[[str], None] | None = None, *,
+    images: bool = True,
+) -> StudyReport:  # fmt: skip
+    """Run a study.
+
+    Args:
+        name_or_path: a shipped study (see :func:`studies`), a folder with a ``study.yaml``, or such a file.
+        out: folder for tables, figures, report and provenance; nothing is written without one.
+        echo: told what happens, one line at a time.
+        images: also write PNG files (needs Chromium).
+
+    Raises:
+        StudyError: no such study, or the folder cannot be written.
+        SpecError: with every fault of the study.
+    """
+    say = echo or (lambda line: None)
+    study, expected, folder = load_study(name_or_path)
+    target = Path(out) if out is not None else None
+    if target is not None and target.exists() and not target.is_dir():
+        raise StudyError(f"{target} is not a folder")
+    results: dict[str, Result] = {}
+    faults: list[Fault] = []
+    for index, run in enumerate(study.runs):
+        try:
+            results[run.id] = _sweep(run, folder)
+        except SpecError as error:
+            faults += [replace(f, path=f"runs.{index} ({run.id}): {f.path}") for f in error.faults]
+    if faults:
+        raise SpecError(faults)
+    verdicts = verdict_table(study, expected, results)
+    figures = draw_all(study, results, verdicts)
+    found = StudyReport(study, results, verdicts[list(SHOWN)], figures, target)
+    if target is not None:
+        found.files.extend(_write(found, folder, target, say, images=images))
+    for row in verdicts[verdicts["verdict"] == SHORT].itertuples():
+        wanted = row.tolerance if row.published != row.published else f"{row.published:.6g} {row.tolerance}"
+        say(f"short: {row.check}: ours {row.ours:.6g}, expected {wanted} [{row.unit}]")
+    say(found.summary())
+    return found
+
+
+def _sweep(run: Run, folder: Path) -> Result:
+    """The priced sweep of one run; files are looked for in the study's folder first."""
+    axes = []
+    for given in run.axes:
+        whole = given.path in ("cluster", "model")
+        values = [_beside(value, folder) if whole else value for value in given.values]
+        axes.append(axis(given.path, values, unit=given.unit, name=given.name))
+    return sweep(_beside(run.model, folder), _beside(run.cluster, folder), run.strategy, *axes, devices=run.devices)
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".csv")) and (folder / value).is_file():
+        return str(folder / value)
+    return value
+
+
+def _write(found: StudyReport, folder: Path, out: Path, say: Callable[[str], None], *, images: bool) -> list[Path]:
+    files: list[Path] = []
+    for name, result in found.results.items():
+        frame = result.to_dataframe()
+        files += report.write_table(frame, out, name)
+        say(f"run {name}: {len(frame)} designs")
+    files += report.write_table(found.verdicts, out, "verdicts")
+    tables = list(files)
+    drawn = report.write_figures(found.figures, out, say, images=images)
+    pictures = {path.stem for path in drawn if path.suffix == ".png"}
+    files += drawn
+    text = report.report_text(found.study, found.verdicts, found.results, pictures)
+    files.append(report.write_bytes(out / "report.md", text.encode()))
+    facts = report.provenance_text(found.study, folder, found.results, tables)
+    files.append(report.write_bytes(out / "provenance.json", facts.encode()))
+    return files
