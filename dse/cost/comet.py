@@ -64,14 +64,17 @@ def stage_parameters(model: Any, tp: Array, blocks: tuple[Block, ...]) -> dict[s
     return {"first": held, "last": held}
 
 
-@quantity("B", "b·s·(16·H + 2·h·s) / tp while a layer is recomputed", source="ZeRO-Infinity §3; COMET §5 as known")
-def working_bytes(model: Any, blocks: tuple[Block, ...], batch_per_pass: Array, recompute: Array, tp: Array) -> Array:
-    """Activation working memory between two checkpoints (AWM)."""
+@quantity("B", "b·s·(16·H + 2·h·s) / tp while a layer is recomputed; + 4·H·4·H / tp under ZeRO-3",
+          source="ZeRO-Infinity §3; COMET §5 as known")  # fmt: skip
+def working_bytes(model: Any, blocks: tuple[Block, ...], batch_per_pass: Array, recompute: Array, tp: Array,
+                  zero_stage: Array) -> Array:  # fmt: skip
+    """Working memory of activations between two checkpoints (AWM), and of the largest gathered layer's states."""
     if model.family != "transformer":
         return 0.0
     s = model.seq_len
     layer = batch_per_pass * s * (16.0 * model.hidden + 2.0 * model.heads * s) / tp
-    return select(recompute, {"none": 0.0, "selective": layer, "full": layer})
+    gathered = np.where(np.greater_equal(zero_stage, 3), 4.0 * model.hidden * 4.0 * model.hidden / tp, 0.0)
+    return select(recompute, {"none": 0.0, "selective": layer, "full": layer}) + gathered
 
 
 @quantity("s", "roofline and collective times of each layer", source=_SOURCE)

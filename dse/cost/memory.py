@@ -91,7 +91,8 @@ def in_flight(schedule: Array, pp: Array, virtual_stages: Array, micro_batches: 
 
     GPipe holds all m. 1F1B holds p − i on stage i. Interleaving holds (2(p−i−1) + (v−1)p + 1)/v, that is
     p + (p−1)/v on the first stage. Zero-bubble stages put weight gradients off so that all hold the same: p under
-    ZB-H1, 2p − 1 under ZB-H2 (what waits for its weight gradient is counted in full).
+    ZB-H1, 2p − 1 under ZB-H2 (what waits for its weight gradient is counted in full). ``head`` counts those whose
+    logits the last stage holds: one under 1F1B, interleaved or not, as the last chunk turns back at once.
     """
     v = virtual_stages
     result = {}
@@ -102,6 +103,8 @@ def in_flight(schedule: Array, pp: Array, virtual_stages: Array, micro_batches: 
         held = select(schedule, {"gpipe": micro_batches, "1f1b": one_f_one_b, "interleaved": one_f_one_b,
                                  "zero_bubble_h1": pp, "zero_bubble_h2": 2.0 * pp - 1.0})  # fmt: skip
         result[stage] = np.minimum(held, micro_batches)
+    single = np.logical_or(np.equal(schedule, "1f1b"), np.equal(schedule, "interleaved"))
+    result["head"] = np.where(single, 1.0, result["last"])
     return result
 
 
@@ -132,8 +135,9 @@ def activation_bytes(
     alone = np.less_equal(pp, 1)
     body = saved_per_pass["body"] * share
     first = body + saved_per_pass["first"] + np.where(alone, saved_per_pass["last"], 0.0)
-    last = body + saved_per_pass["last"] + np.where(alone, saved_per_pass["first"], 0.0)
-    return {"first": first * in_flight["first"], "last": last * in_flight["last"]}
+    last = body + np.where(alone, saved_per_pass["first"], 0.0)
+    return {"first": first * in_flight["first"],
+            "last": last * in_flight["last"] + saved_per_pass["last"] * in_flight["head"]}  # fmt: skip
 
 
 @quantity("B", "largest layer's dropped activations while it is recomputed + gathered ZeRO-3 weights")

@@ -55,7 +55,8 @@ def _product(result: Result, text: str, whole: str) -> tuple[xr.DataArray, str]:
             part, symbol = _named(result, name)
         else:
             raise SpecError([Fault("quantity", repr(whole)[:80], "must be names and numbers joined by +, * and /")])
-        value = value / part if operator == "/" else value * part
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = value / part if operator == "/" else value * part
         if symbol not in ("", "1"):
             unit.append(f"1/{symbol}" if operator == "/" else symbol)
     return value, _product_unit(unit)
@@ -177,6 +178,7 @@ def ratio(
     loose = [str(d) for d in base.dims if d not in ours.dims and base.sizes[d] > 1]
     if loose:
         raise SpecError([Fault("reference.at", ", ".join(loose)[:80], "name one value of this axis")])
-    value = base / ours
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = base / ours
     value.attrs["units"] = "1"
     return value

@@ -204,8 +204,8 @@ def lines(
         hover = [f"<b>{name}</b><br>{c}: {engineering(v, unit)}" + (f"<br>infeasible: {w}" if w else "")
                  for c, v, w in zip(ticks, values, why, strict=True)]  # fmt: skip
         style = _line_style(position, [bool(w) for w in why])
-        figure.add_trace(go.Scatter(x=numeric, y=values / factor, name=name, customdata=hover, showlegend=by is not None,
-                                    hovertemplate="%{customdata}<extra></extra>", **style))  # fmt: skip
+        figure.add_trace(go.Scatter(x=numeric, y=values / factor, name=name, showlegend=by is not None, **style,
+                                    customdata=hover, hovertemplate="%{customdata}<extra></extra>"))  # fmt: skip
     figure.update_xaxes(title={"text": theme.with_unit(x_title or theme.axis_title(along, ""), x_shown)})
     name = str(array.attrs.get("long_name", "")) or theme.axis_title(str(array.name or ""), shown)
     figure.update_yaxes(title={"text": y_title or name})

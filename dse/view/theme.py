@@ -128,7 +128,14 @@ def label(value: Any, unit: str = "") -> str:
         return str(value)
     if unit in _RATES:
         return f"{engineering(float(value), '', 4)} {_RATES[unit]}"
-    return engineering(float(value), unit)
+    return _whole(float(value), unit) or engineering(float(value), unit)
+
+
+def _whole(value: float, unit: str) -> str:
+    """Counts keep all their digits; empty for what is not a count."""
+    if unit not in ("", "1") or value != value or abs(value) >= 1e9 or value != int(value):
+        return ""
+    return f"{value:.0f}" if abs(value) < 1e5 else f"{value:,.0f}"
 
 
 def axis_scale(values: Iterable[float], unit: str) -> tuple[float, str]:
@@ -153,7 +160,7 @@ def short(value: float, unit: str = "") -> str:
     """Three digits and the unit, for labels in figures; times stay in seconds."""
     if unit == "s" and abs(value) >= 60:
         return f"{value:,.0f} s" if abs(value) >= 100 else f"{value:.3g} s"
-    return engineering(value, unit, 3)
+    return _whole(float(value), unit) or engineering(value, unit, 3)
 
 
 def log_ticks(values: Iterable[float]) -> dict[str, list[Any]]:
