@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from dse.cost.graph import Quantity
 from dse.explore.best import Best, best
 from dse.explore.evaluate import bind_axes, load_specs
 from dse.explore.result import Result
@@ -15,7 +13,7 @@ __all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "sweep"]
 
 
 def estimate(
-    model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Sequence[Quantity] = ()
+    model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Any = ()
 ) -> Result:
     """Price one design.
 
@@ -24,8 +22,9 @@ def estimate(
         cluster: catalogue id, YAML file, mapping, or specification; a template for any device count.
         strategy: text such as ``"tp=8,pp=8,micro_batch=1,global_batch=1536"``, YAML file, mapping, specification.
         devices: number of accelerators; by default tp·pp·dp·cp where dp is given, else the cluster's own count.
-        replace: quantities of your own (functions decorated with :func:`dse.quantity`) that take the place of the
-            cost model's, such as an ``operator_efficiency`` measured on your device.
+        replace: quantities of your own in the place of the cost model's: functions of the same names (plain, or
+            decorated with :func:`dse.quantity` to state equation and source), or a mapping of names to functions or
+            values, such as ``{"operator_efficiency": 0.6}``.
 
     Returns:
         A result without axes: ``.breakdown()``, ``.memory()``, ``.explain("step_time")``, ``.dataset``.
@@ -39,7 +38,7 @@ def estimate(
 
 
 def sweep(
-    model: Any, cluster: Any, strategy: Any, *axes: Axis, devices: int | None = None, replace: Sequence[Quantity] = ()
+    model: Any, cluster: Any, strategy: Any, *axes: Axis, devices: int | None = None, replace: Any = ()
 ) -> Result:
     """Price every combination of the axes' values; infeasible designs are kept, masked, with their reasons.
 

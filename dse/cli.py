@@ -54,7 +54,8 @@ def estimate(
     strategy: StrategyText,
     devices: Devices = None,
     tokens: Annotated[str | None, typer.Option(help="Also price a whole run of this many tokens, e.g. 300e9.")] = None,
-    explain: Annotated[str | None, typer.Option(help="Show the equations behind a quantity, e.g. step_time.")] = None,
+    explain: Annotated[str | None, typer.Option(help="Show the equations behind a quantity or term: step_time.")] = None,
+    depth: Annotated[int, typer.Option(help="Levels of equations to show.", min=0)] = 99,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +74,7 @@ def estimate(
             summary["explanation"] = result.explain(explain).to_dict()
         echo_json(summary)
         return
-    typer.echo(str(result.explain(explain)) if explain else str(result))
+    typer.echo(result.explain(explain).text(depth) if explain else str(result))
     if tokens is not None:
         _print_run(summary["run"])
 
@@ -163,20 +164,20 @@ def parse_axis(text: str) -> Any:
             start, stop, count = body.split(":")
             if not 2 <= int(count) <= 1_000_000:
                 raise ValueError
-            return dse.axis(path, np.linspace(float(start), float(stop), int(count)).tolist(), unit=unit)
+            points = np.linspace(float(start), float(stop), int(count)).tolist()
+            return dse.axis(path, points if unit else [f"{point:.12g}" for point in points], unit=unit)
         except ValueError:
             raise SpecError([Fault(f"axis {path}", repr(body[:60]), "must be start:stop:count, count from 2")]) from None
-    return dse.axis(path, [_value(item, bool(unit)) for item in body.split(",") if item.strip()], unit=unit)
+    items = [item.strip() for item in body.split(",") if item.strip()]
+    # Without a unit the text goes on as it is: a field with a dimension then asks for one.
+    return dse.axis(path, [_number(item) for item in items] if unit else items, unit=unit)
 
 
-def _value(text: str, numeric: bool) -> Any:
+def _number(text: str) -> float:
     try:
-        number = float(text)
-        return int(number) if number == int(number) and "." not in text and "e" not in text.lower() else number
-    except (ValueError, OverflowError):
-        if numeric:
-            raise SpecError([Fault("axis", repr(text[:40]), "must be a number where a unit follows")]) from None
-        return text.strip()
+        return float(text)
+    except ValueError:
+        raise SpecError([Fault("axis", repr(text[:40]), "must be a number where a unit follows")]) from None
 
 
 @app.command()

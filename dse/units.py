@@ -46,6 +46,7 @@ watt = joule / s = W
 watthour = 3600 J = Wh
 dollar = [currency] = USD
 gram = [mass] = g
+tonne = 1e6 gram = t
 meter = [length] = m
 hertz = 1 / s = Hz
 percent = 0.01
@@ -93,7 +94,8 @@ def parse(value: Any, unit: str) -> float:
     """Turn ``value`` into a float in the SI unit ``unit``.
 
     Args:
-        value: a number (already in ``unit``) or text: a number followed by any unit of the same dimension.
+        value: a number (already in ``unit``), or text: a number followed by any unit of the same dimension (text
+            without a unit is refused, as nobody can tell whether 25 meant bytes or gigabytes per second).
         unit: the SI unit wanted, for example ``"B/s"``.
 
     Raises:
@@ -115,11 +117,15 @@ def parse(value: Any, unit: str) -> float:
         raise UnitError(f"expected a number with a unit, such as '1.5 {unit_label(unit)}', got {value!r}")
     number, text = float(match[1].replace("_", "")), match[2]
     if not text:
+        if number and unit not in ("", "1"):
+            raise UnitError(f"{value!r} needs a unit: expected a quantity in {unit}")
         return number
     factor, dimension = _factor(text)
     base_factor, wanted = _factor(unit)
     if dimension != wanted:
         raise UnitError(f"{value!r} has the wrong dimension: expected a quantity in {unit_label(unit)}")
+    if factor == base_factor:
+        return number
     return float(f"{number * factor / base_factor:.15g}")  # 2.039 TB/s is 2.039e12, not ...0.0002
 
 
@@ -138,11 +144,15 @@ def engineering(value: float, unit: str, digits: int = 4) -> str:
     if not math.isfinite(value):
         return str(value)
     if unit in ("", "1"):
-        return f"{value:.{digits}g}" if abs(value) < 1e6 or abs(value) >= 1e15 else f"{value:,.0f}"
+        whole = abs(value) < 1e15 and (value == int(value) or abs(value) >= 1e6)
+        return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
     if unit == "USD":
         return f"${value:,.2f}" if abs(value) >= 1 else f"${value:.{digits}g}"
     if unit == "s" and abs(value) >= 60:
         return _duration(value)
+    for old, new, factor in _CUSTOMARY:
+        if unit == old and abs(value) * factor >= 1:
+            return f"{value * factor:,.{digits}g} {new}"
     magnitude = abs(value)
     if magnitude == 0:
         return f"0 {unit}"
@@ -154,6 +164,10 @@ def engineering(value: float, unit: str, digits: int = 4) -> str:
     if unit == "s" and scale > 1:
         scale, prefix = 1.0, ""
     return f"{value / scale:.{digits}g} {prefix}{unit}"
+
+
+_CUSTOMARY = (("USD/s", "USD/h", 3600.0), ("USD/J", "USD/kWh", 3.6e6), ("kg/J", "kg/kWh", 3.6e6), ("kg", "t", 1e-3),
+              ("J", "MWh", 1 / 3.6e9), ("m^2", "m^2", 1.0))  # fmt: skip
 
 
 def _duration(seconds: float) -> str:

@@ -80,6 +80,8 @@ def along(result: dse.Result, name: str = "step_time") -> np.ndarray:
 def test_better_hardware_is_never_slower(design: tuple[str, str, dict[str, Any]], factor: float) -> None:
     """More peak, more memory or network bandwidth, and less latency or launch overhead never lengthen a step."""
     model, name, plan = design
+    if plan.get("cp", 1) > 1:  # the attention core may hide both the ring of cp and the gradients of dp behind it
+        plan["overlap_dp"] = False
     cluster = dse.load_cluster(name)
     device = cluster.accelerator
     assert legal(dse.estimate(model, cluster, plan))
@@ -89,6 +91,7 @@ def test_better_hardware_is_never_slower(design: tuple[str, str, dict[str, Any]]
     for i, dimension in enumerate(cluster.network.dimensions):
         rates[f"network.dimensions.{i}.bandwidth"] = dimension.bandwidth
         delays[f"network.dimensions.{i}.latency"] = dimension.latency
+        delays[f"network.dimensions.{i}.overhead"] = dimension.overhead
     for path, value in rates.items():
         if value is not None:
             ladder = [value * factor**n for n in range(-2, 3)]
@@ -109,8 +112,9 @@ def test_inner_bandwidth_crosses_outer_smoothly() -> None:
 @given(designs(), st.sampled_from([2.0, 10.0, 0.125]))
 @FAST
 def test_the_unit_of_time_does_not_matter(design: tuple[str, str, dict[str, Any]], k: float) -> None:
-    """All rates times k and all latencies divided by k divide every time by k."""
+    """All rates times k and all latencies divided by k divide every time by k (without the host's own times)."""
     model, name, plan = design
+    plan["stack"] = "ideal"
     cluster = dse.load_cluster(name)
     scaled = dse.estimate(model, faster(cluster, k), plan)
     plain = dse.estimate(model, cluster, plan)
@@ -126,6 +130,8 @@ def faster(cluster: Cluster, k: float) -> Cluster:
         table.update({kind: rate * k for kind, rate in table.items() if rate is not None})
     for part in (device["memory"], *data["node"]["expansion"], *data["network"]["dimensions"]):
         part.update(bandwidth=part["bandwidth"] * k, latency=part["latency"] / k)
+    for dimension in data["network"]["dimensions"]:
+        dimension["overhead"] /= k
     device["efficiency"]["launch"] /= k
     return Cluster.parse(data)
 
@@ -177,7 +183,7 @@ def test_explanations_hold_the_result(design: tuple[str, str, dict[str, Any]]) -
         while stack:
             node = stack.pop()
             if node["name"] in graph and not node.get("shown_above"):
-                needs = set(graph[node["name"]].needs) - {"model", "cluster", "strategy"}
+                needs = set(graph[node["name"]].needs) - {"model", "cluster", "strategy", "stack"}
                 assert {child["name"] for child in node["inputs"]} == needs
             stack += node.get("inputs", [])
         assert str(result.explain(name)).startswith(name)
@@ -206,7 +212,7 @@ def test_more_sharding_never_needs_more_memory(design: tuple[str, str, dict[str,
     for name in ("tp", "cp"):
         found = dse.sweep(model, cluster, {**plan, "ep": 1}, dse.axis(name, [1, 2, 4, 8]))
         assert falls(along(found, "memory_bytes")), name
-    if LAYERS[model] % 16 == 0 and plan["virtual_stages"] == 1:
+    if LAYERS[model] % 16 == 0 and plan["schedule"] in ("gpipe", "1f1b"):
         plan = {**plan, "global_batch": 64 * plan["dp"] * plan["micro_batch"], "zero_stage": 0, "pp": 1}
         assert falls(along(dse.sweep(model, cluster, plan, dse.axis("pp", [2, 4, 8, 16])), "memory_bytes"), up=1.02)
 

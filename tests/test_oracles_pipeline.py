@@ -165,6 +165,16 @@ def test_zero_bubble_stages_all_hold_the_same(schedule: str, p: int, m: int) -> 
     assert len(set(run.held)) == 1
 
 
+@pytest.mark.parametrize(("schedule", "v"), [("1f1b", 1), ("interleaved", 2), ("interleaved", 4), ("gpipe", 1)])
+@pytest.mark.parametrize("p", [2, 4, 8])
+def test_logits_in_flight(schedule: str, v: int, p: int) -> None:
+    """The last stage turns its last chunk back at once, so it holds the logits of one micro-batch (GPipe: of all)."""
+    m = 2 * p
+    chunk = [kind for kind, c, _ in pipeline_order(schedule, p - 1, p, m, v) if c == v - 1]
+    most = max(chunk[: i + 1].count("F") - chunk[:i].count("B") for i in range(len(chunk)))
+    assert most == float(in_flight.function(schedule, p, v, m)["head"])
+
+
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved", "zero_bubble_h1", "zero_bubble_h2"])
 def test_simulated_orders_are_complete(schedule: str) -> None:
     """The oracle itself runs each task of each stage exactly once."""

@@ -47,20 +47,20 @@ def test_activations_of_a_layer(id: str, t: int, b: int) -> None:
 
 @pytest.mark.parametrize(("p", "v"), [(1, 1), (4, 1), (8, 1), (8, 3), (8, 6)])
 def test_activations_of_the_first_and_last_stage(p: int, v: int) -> None:
-    """The first stage holds L·(1 + (p−1)/(p·v)) layers and p embedding masks; the last one the logits in 32 bit."""
+    """The first stage holds L layers, L·(1 + (p−1)/(p·v)) when interleaved; the last one logits in 32 bit once."""
     model = load_model("gpt-22b")
     s, b, h, t, layers = model.seq_len, 2, model.hidden, 8, model.layers
-    plan = {"tp": t, "pp": p, "dp": 1, "virtual_stages": v, "micro_batch": b, "global_batch": 16 * p * b, "zero_stage": 0,
-            "sequence_parallel": True, "recompute": "selective", "attention": "unfused", "precision": "fp16"}  # fmt: skip
+    plan = {"tp": t, "pp": p, "dp": 1, "virtual_stages": v, "micro_batch": b, "global_batch": 16 * p * b,
+            "sequence_parallel": True, "recompute": "selective", "attention": "unfused"}  # fmt: skip
     held = dse.estimate("gpt-22b", "dgx-a100", plan)._cells[0].evaluation["activation_bytes"]
     body = layers * 34 * s * b * h / t
-    in_flight = p * (1 + (p - 1) / (p * v))
+    in_flight = p * (1 + (p - 1) / (p * v)) if v > 1 else p
     mask, logits = s * b * h / t, 4 * s * b * h / t * (1 + model.vocab / h)
     first = (body / p + mask + (logits if p == 1 else 0)) * in_flight
     assert float(held["first"]) == pytest.approx(first, rel=1e-12)
     if p > 1:
         last = ((v - 1) * p + 1) / v if v > 1 else 1
-        assert float(held["last"]) == pytest.approx((body / p + logits) * last, rel=1e-12)
+        assert float(held["last"]) == pytest.approx(body / p * last + logits, rel=1e-12)
 
 
 # -- FLOP: Narayanan et al., SC 2021, equation 3; Korthikanti et al., appendix A ------------------------------
@@ -69,7 +69,7 @@ def test_activations_of_the_first_and_last_stage(p: int, v: int) -> None:
 @pytest.mark.parametrize("id", GPTS)
 @pytest.mark.parametrize("batch", [8, 1536])
 def test_flop_of_a_step(id: str, batch: int) -> None:
-    """72·B·s·L·h²·(1 + s/6h + V/12Lh) without recomputation, 96·(1 + s/6h + V/16Lh) with it, to 0.5 % (biases, norms)."""
+    """72·B·s·L·h²·(1 + s/6h + V/12Lh) FLOP, with recomputation 96·(1 + s/6h + V/16Lh), to 0.5 % (biases, norms)."""
     model = load_model(id)
     s, h, n, v = model.seq_len, model.hidden, model.layers, model.vocab
     base = batch * s * n * h**2
@@ -133,8 +133,8 @@ def test_model_states_of_a_trillion_parameters() -> None:
 def test_lowest_model_parallelism_that_fits() -> None:
     """With ZeRO-2 and 80 GB a node, 64-way model parallelism is the least that fits, with 13.4 GB of checkpoints."""
     swept = dse.sweep("transformer-1t", "comet-baseline", COMET, dse.axis("tp", [8, 16, 32, 64, 128]), devices=1024)
-    fits = (swept["memory_bytes"] <= 80e9).values.tolist()
-    assert fits == [False, False, False, True, True] == swept["feasible"].values.tolist()
+    assert (swept["memory_bytes"] <= 80e9).values.tolist() == [False, False, False, True, True]
+    assert (swept.dataset["margin.memory_fits"] >= 0).values.tolist() == [False, False, False, True, True]
     assert float(swept["memory.activations"].sel(tp=64)) == pytest.approx(13.4e9, rel=0.01)
     assert float(swept["memory.working"].sel(tp=64)) == pytest.approx(2.2e9, rel=0.02)
     assert 270e9 < float(swept["memory_bytes"].sel(tp=8)) < 282e9
@@ -161,13 +161,15 @@ def test_recorded_run_of_one_layer() -> None:
     # Payload sent into each dimension by the two all-reduces together, in MiB.
     links = result._cells[0].evaluation["links"]
     loads = [links.load("all_reduce", group, size) for group, size in (("tp", 6442450944), ("grad", 9437184))]
-    assert [float(a + b) / 2**20 for a, b in zip(*loads, strict=True)] == pytest.approx([11520.0, 687.75 + 28.0], rel=0.05)
+    payload = [float(a + b) / 2**20 for a, b in zip(*loads, strict=True)]
+    assert payload == pytest.approx([11520.0, 687.75], rel=1e-12)
 
 
 def test_recorded_run_of_ten_passes() -> None:
     """A memory-bound kernel at 100 GB/s: compute, hidden input-gradient and exposed weight-gradient communication."""
     layer = {"name": "Q1", "type": "kernel", "work": 10737418240000 / 3, "traffic": 34734080000 / 3,
-             "parameters": 2359296 / 2, "input_grad_collective": "all_reduce", "input_grad_bytes": 201326592}  # fmt: skip
+             "parameters": 2359296 / 2, "input_grad_bytes": 201326592,
+             "input_grad_collective": "all_reduce"}  # fmt: skip
     swept = dse.sweep({"family": "layers", "id": "T2", "layers": [layer]}, "comet-validation", RECORDED,
                       dse.axis("cluster.node.accelerator.memory.bandwidth", [100], unit="GB/s"))  # fmt: skip
     result = swept.at()

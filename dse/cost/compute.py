@@ -14,6 +14,7 @@ from dse.spec.workload.op import PHASES, Block, Fused, Gemm, Op, Phase, Shard, S
 # Bytes of an activation, and of a matrix operand, by precision. FP8 recipes keep activations in 16 bit.
 ACTIVATION_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
 OPERAND_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+GRADIENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
 # What runs where the matrix engine lacks a data type (a rule marks such designs infeasible).
 FALLBACK = {"fp8": ("fp8", "bf16", "fp16", "tf32", "fp32"), "bf16": ("bf16", "fp16", "tf32", "fp32"),
             "fp16": ("fp16", "bf16", "tf32", "fp32"), "tf32": ("tf32", "fp32", "bf16"),
@@ -93,7 +94,7 @@ def shard(tp: Array, cp: Array, ep: Array, sequence_parallel: Array, batch_per_p
     """What an operator needs to know of the strategy."""
     return Shard(
         tp=tp, cp=cp, ep=ep, sequence_parallel=sequence_parallel, micro_batch=batch_per_pass,
-        element=select(precision, ACTIVATION_BYTES), flash=np.equal(attention, "flash"),
+        element=select(precision, ACTIVATION_BYTES), flash=np.logical_or(np.equal(attention, "flash"), np.equal(attention, "flash1")),
         capacity_factor=capacity_factor, devices=devices,
     )  # fmt: skip
 
@@ -104,41 +105,78 @@ def blocks(model: Any, shard: Shard) -> tuple[Block, ...]:
     return model.lower(shard)
 
 
-@quantity("1", "fraction of the peak an operator reaches (hook)", source="assumed until calibrated")
-def operator_efficiency(cluster: Any) -> Callable[[Op, Work, Array], Array]:
-    """Hook: maps (operator, work, padded share) to the achieved fraction of the matrix peak.
+@quantity("1", "matrix · sustained · useful share of tiles and waves · k / (k + k_overhead) (hook)",
+          source="tile and wave quantization re-derived; constants fitted to measured GEMMs")  # fmt: skip
+def operator_efficiency(cluster: Any, precision: Array, attention: Array, stack: Any) -> Callable[..., Array]:
+    """Hook: maps (operator, work, phase) to the achieved fraction of the matrix peak.
 
-    Replace this quantity to bring your own surface. The default is the accelerator's ``efficiency.matrix`` or
-    ``.attention``, times the useful share of the tiles.
+    Replace this quantity to bring your own surface.
     """
-    limits = cluster.accelerator.efficiency
-    matrix, attention, tile_m, tile_n = limits.matrix, limits.attention, limits.tile_m, limits.tile_n
+    limits, cores = cluster.accelerator.efficiency, cluster.accelerator.cores
+    narrow = limits.matrix if limits.matrix_fp8 is None else limits.matrix_fp8
+    matrix = np.where(np.equal(precision, "fp8"), narrow, limits.matrix) * limits.sustained
+    # Attention kernels compute in 16 bit: half of an FP8 peak.
+    halved = np.where(np.equal(precision, "fp8"), _sixteen_bit_share(cluster, precision), 1.0)
+    first = np.where(np.equal(attention, "flash1"), limits.attention_first, 1.0)
+    core = limits.attention * limits.sustained * halved * first * stack.attention
+    tiled = limits.tiles if isinstance(limits.tiles, np.ndarray) else bool(limits.tiles)
 
-    def efficiency(op: Op, work: Work) -> Array:
+    def efficiency(op: Op, work: Work, phase: Phase) -> Array:
         if isinstance(work, Fused):
-            return attention
-        if isinstance(work, Gemm):
-            return matrix * _filled(work.m, tile_m) * _filled(work.n, tile_n)
-        return 1.0
+            return core * (limits.attention_backward if phase != "forward" else 1.0)
+        if not isinstance(work, Gemm):
+            return 1.0
+        rate = matrix
+        if np.any(tiled):
+            filled = tile_efficiency(work, cores, limits.small_tile, limits.k_overhead)
+            rate = rate * np.where(tiled, filled, 1.0)
+        if op.kind == "batched_gemm":
+            aligned = np.equal(np.mod(work.k, 64), 0) & np.equal(np.mod(work.n, 64), 0)
+            rate = rate * np.where(aligned, 1.0, limits.unaligned) * halved
+        return rate
 
     return efficiency
 
 
-def _filled(size: Array, tile: Array) -> Array:
-    """Useful share of the tiles that cover ``size`` rows."""
-    if isinstance(tile, int) and tile == 1:
-        return 1.0
-    return size / (np.ceil(size / tile) * tile)
+def _sixteen_bit_share(cluster: Any, precision: Array) -> Array:
+    """Peak in 16 bit over the peak of the strategy's precision."""
+    peaks = cluster.accelerator.matrix
+    return _first(peaks, FALLBACK["bf16"]) / _first(peaks, FALLBACK["fp8"])
+
+
+TILES = ((256, 128), (128, 128), (128, 64))
+
+
+def tile_efficiency(work: Gemm, cores: Array, small_tile: Array, k_overhead: Array) -> Array:
+    """Useful share of the time of a tiled GEMM: the best of three tile shapes.
+
+    A GEMM of ceil(m/a)·ceil(n/b)·count tiles runs in ceil(tiles/cores) waves of a·b·(k + k₀) each; the useful work
+    is m·n·k·count/cores. Tiles of 64 columns re-use less and run at ``small_tile`` of the rate.
+    """
+    useful = work.m * work.n * work.k * work.count / cores
+    spent: Array = np.inf
+    for a, b in TILES:
+        tiles = np.ceil(work.m / a) * np.ceil(work.n / b) * work.count
+        wave = np.ceil(tiles / cores - 1e-9) * (a * b) * (work.k + k_overhead)
+        spent = np.minimum(spent, wave / small_tile if b < 128 else wave)
+    return useful / np.maximum(spent, 1e-30)
 
 
 @quantity("s", "max(FLOP / (peak · efficiency), Θ / BW) + launch", source="roofline; COMET §3.1 and 3.2")
 def operator_times(
     blocks: tuple[Block, ...], matrix_peak: Array, vector_peak: Array, memory_bandwidth: Array,
-    operator_efficiency: Any, precision: Array, cluster: Any,
+    operator_efficiency: Any, precision: Array, cluster: Any, stream_passes: dict[str, Array],
+    gradient_precision: Array, stack: Any,
 ) -> dict[str, Array]:  # fmt: skip
-    """Time of each operator and phase in one pass of one device, keyed ``block.operator.phase``."""
+    """Time of each operator and phase in one pass of one device, keyed ``block.operator.phase``.
+
+    A weight-gradient GEMM also adds to the gradient buffer: the share ``stack.gradient_accumulation`` of that read
+    and write is not hidden. In FP8 each GEMM first casts its activations (a read in 16 bit, a write in 8).
+    """
     operand = select(precision, OPERAND_BYTES) / select(precision, ACTIVATION_BYTES)
     launch, buffer = cluster.accelerator.efficiency.launch, cluster.accelerator.buffer
+    cast = np.where(np.equal(precision, "fp8"), 1.5, 0.0) / memory_bandwidth
+    update = 2.0 * select(gradient_precision, GRADIENT_BYTES) * stack.gradient_accumulation / memory_bandwidth
     times: dict[str, Array] = {}
     for block in blocks:
         for op in block.ops:
@@ -146,15 +184,36 @@ def operator_times(
                 work = op.work(phase)
                 if work is None:
                     continue
-                key = f"{block.name}.{op.name}.{phase}"
                 if isinstance(work, Stream):
-                    busy = np.maximum(work.bytes / memory_bandwidth, work.flops / vector_peak)
+                    passes = stream_passes.get(op.name.rpartition("_")[2], 1.0)
+                    busy = np.maximum(passes * work.bytes / memory_bandwidth, work.flops / vector_peak)
                 else:
                     traffic = work_traffic(work, buffer, operand)
-                    rate = matrix_peak * operator_efficiency(op, work)
+                    hook = operator_efficiency
+                    rate = matrix_peak * (hook(op, work, phase) if callable(hook) else hook)
                     busy = np.maximum(work.flops / rate, traffic / memory_bandwidth)
+                    if isinstance(work, Gemm) and np.any(cast):
+                        busy = busy + cast * work.element * work.m * work.k * work.count
+                if phase == "weight_grad" and np.any(update):
+                    busy = busy + update * op.weights
+                key = f"{block.name}.{op.name}.{phase}"
                 times[key] = busy + np.where(busy > 0, launch, 0.0) if np.any(launch) else busy
     return times
+
+
+@quantity("1", "memory passes of element-wise kernels", source="the software stack's constants")
+def stream_passes(stack: Any, attention: Array, fused_norm: Array) -> dict[str, Array]:
+    """Multiplier of the memory traffic of element-wise operators, by the last word of their name."""
+    softmax = np.where(np.equal(attention, "unfused"), stack.softmax_passes_unfused, stack.softmax_passes)
+    norm = np.where(fused_norm, stack.norm_passes, stack.norm_passes_unfused)
+    return {"norm": norm, "activation": stack.activation_passes, "rotary": stack.rotary_passes, "softmax": softmax,
+            "loss": stack.loss_passes}  # fmt: skip
+
+
+@quantity("s", "kernels_per_layer · launch", source="re-derived; a layer cannot run faster than the host launches it")
+def host_floor(stack: Any) -> Array:
+    """Least time of one layer's forward pass: what the host takes to launch its kernels (backward: twice that)."""
+    return stack.kernels_per_layer * stack.launch
 
 
 def work_traffic(work: Work, buffer: Array, operand: Array = 1.0) -> Array:

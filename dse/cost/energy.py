@@ -13,9 +13,9 @@ from dse.cost.network import Links
 from dse.spec.workload.op import PHASES, Block
 
 
-@quantity("J/FLOP", "given, or (TDP − idle − BW·e_mem) / peak", source="re-derived; the split of TDP is an assumption")
+@quantity("J/FLOP", "given, or (TDP − idle − BW·e_mem) / (peak · efficiency)", source="re-derived; an assumption")
 def energy_per_flop(cluster: Any, matrix_peak: Array) -> Array:
-    """Dynamic energy of one matrix FLOP: what TDP leaves after idle power and memory at full rate, at peak rate.
+    """Dynamic energy of one matrix FLOP: large GEMMs draw TDP at the rate they reach, memory at full rate included.
 
     Never less than a fifth of the dynamic power, so that an optimistic memory energy cannot make arithmetic free.
     """
@@ -24,7 +24,8 @@ def energy_per_flop(cluster: Any, matrix_peak: Array) -> Array:
         return accelerator.energy_per_flop
     dynamic = np.maximum(accelerator.tdp - accelerator.idle_power, 0.0)
     memory = accelerator.memory.bandwidth * accelerator.memory.energy
-    return np.maximum(dynamic - memory, 0.2 * dynamic) / matrix_peak
+    reached = matrix_peak * accelerator.efficiency.matrix * accelerator.efficiency.sustained
+    return np.maximum(dynamic - memory, 0.2 * dynamic) / reached
 
 
 @quantity("B", "Σ_ops Θ of every phase and repeat", source="as operator_times")
@@ -82,17 +83,19 @@ def link_energy(
     return devices * (micro_batches * (per_pass / pp + hops) + gradients)
 
 
-@quantity("J", "step_time · Σ idle power (devices, hosts, fabric)")
-def idle_energy(cluster: Any, devices: Array, step_time: Array) -> Array:
-    """Energy drawn whatever the work: idle devices, hosts and network ports."""
+@quantity("J", "step_time · devices · power of idle devices, hosts, network ports")
+def standing_energy(cluster: Any, devices: Array, step_time: Array) -> dict[str, Array]:
+    """Energy drawn whatever the work."""
     node = cluster.node
-    fabric = total(dimension.power for dimension in cluster.network.dimensions)
-    return step_time * devices * (node.accelerator.idle_power + node.host_power / node.devices + fabric)
+    each = {"idle": node.accelerator.idle_power, "host": node.host_power / node.devices,
+            "network": total(dimension.power for dimension in cluster.network.dimensions)}  # fmt: skip
+    return {name: step_time * devices * watts for name, watts in each.items()}
 
 
-@quantity("J", "compute, memory, links, idle; the devices' part capped at TDP · step_time")
+@quantity("J", "compute, memory, links, idle, host, network; the devices' part capped at TDP · step_time")
 def energy_breakdown(
-    compute_energy: Array, memory_energy: Array, link_energy: Array, idle_energy: Array, cluster: Any,
+    compute_energy: Array, memory_energy: Array, link_energy: Array,
+    standing_energy: dict[str, Array], cluster: Any,
     devices: Array, step_time: Array,
 ) -> dict[str, Array]:  # fmt: skip
     """Energy of one step by cause, before the facility's overhead.
@@ -103,7 +106,7 @@ def energy_breakdown(
     budget = np.maximum(accelerator.tdp - accelerator.idle_power, 0.0) * devices * step_time
     scale = np.minimum(1.0, budget / np.maximum(compute_energy + memory_energy, 1e-30))
     return {"compute": compute_energy * scale, "memory": memory_energy * scale, "links": link_energy,
-            "idle": idle_energy}  # fmt: skip
+            **standing_energy}  # fmt: skip
 
 
 @quantity("J", "PUE · Σ energy_breakdown")

@@ -1,7 +1,7 @@
 """The cost model as a graph of named quantities.
 
 A quantity is a function. Its name is the quantity's name, its parameters are the names of what it needs: other
-quantities, fields of the strategy, or the specifications ``model``, ``cluster`` and ``strategy``. That is all the
+quantities, fields of the strategy, or the specifications ``model``, ``cluster``, ``strategy`` and ``stack``. That is all the
 wiring there is: to find an equation, search for ``def <quantity>``; to change one, write a function of the same name
 and hand it to another :class:`Graph`.
 
@@ -21,7 +21,7 @@ from dse.spec.base import Entry, Spec
 from dse.spec.fields import unit_of
 from dse.spec.strategy import Strategy
 
-SPECS = ("model", "cluster", "strategy")
+SPECS = ("model", "cluster", "strategy", "stack")
 
 
 @dataclass(frozen=True)

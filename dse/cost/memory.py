@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from dse.cost.arrays import Array, safe_divide, select, total
+from dse.cost.compute import GRADIENT_BYTES
 from dse.cost.graph import quantity
 from dse.spec.workload.op import Block
 
 WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
-GRADIENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
 # FP32 moments, and the FP32 master copy where the weights themselves are narrower.
 OPTIMIZER_BYTES = {"adam": 8, "sgd": 0, "sgd_momentum": 4}
 CLASSES = ("weights", "gradients", "optimizer", "activations")
@@ -227,6 +227,13 @@ def tier_capacity(cluster: Any) -> dict[str, Array]:
     return {name: tier.capacity / tier.shared_by for name, tier in tier_table(cluster).items()}
 
 
+@quantity("B", "bytes held, and capacity, of each tier that overflows")
+def tier_overflow(tier_bytes: dict[str, Array], tier_capacity: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+    """Tiers that hold more than they can, each with what it holds and what it can hold (of one design)."""
+    return {name: (held, tier_capacity[name]) for name, held in tier_bytes.items()
+            if np.any(np.greater(held, tier_capacity[name]))}  # fmt: skip
+
+
 def hybrid_bandwidth_share(footprint: Array, capacity: Array, local: Array, expanded: Array, mode: Array) -> Array:
     """Effective over local bandwidth when a footprint overflows ``capacity``.
 
@@ -275,20 +282,19 @@ def expansion_footprint(memory_bytes: Array) -> Array:
 @quantity("s", "Σ_class bytes moved per step / tier bandwidth", source="ZeRO-Infinity §4; re-derived")
 def offload_transfer(
     model_states: dict[str, dict[str, Array]], saved_per_pass: dict[str, Array], cluster: Any, stage_layers: Array,
-    model: Any, micro_batches: Array, offload_weights: Array, offload_gradients: Array, offload_optimizer: Array,
-    offload_activations: Array,
+    model: Any, micro_batches: Array, offload_weights: Array, offload_gradients: Array, offload_activations: Array,
 ) -> Array:  # fmt: skip
     """Time to move offloaded tensors between local memory and their tiers in one step, each tier on its own.
 
-    Weights are fetched for every forward and backward pass and written back once, gradients leave and return once,
-    optimizer states are read and written once, activations leave in forward and return in backward.
+    Weights are fetched for every forward and backward pass and written back once, gradients are read and written in
+    every backward pass, activations leave in forward and return in backward. Optimizer states are updated where they
+    lie (see ``optimizer_time``).
     """
     states = model_states["first"]
     share = stage_layers / model.depth if model.pipelined else 1.0
     moved = {
         "weights": (offload_weights, states["weights"] * (2.0 * micro_batches + 1.0)),
-        "gradients": (offload_gradients, 2.0 * states["gradients"]),
-        "optimizer": (offload_optimizer, 2.0 * states["optimizer"]),
+        "gradients": (offload_gradients, 2.0 * states["gradients"] * micro_batches),
         "activations": (offload_activations, 2.0 * saved_per_pass["body"] * share * micro_batches),
     }
     times: Array = 0.0

@@ -6,6 +6,7 @@ with its own algorithm, on pieces that keep all dimensions busy at once, so the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +92,7 @@ class Links:
     def time(self, kind: str, group: str, size: Array) -> Array:
         """Seconds of one collective of ``size`` bytes (0 for an empty one)::
 
-            T = max_i( busy_i + wait_i / chunks ) + Σ_i steps_i · latency_i        busy_i = load_i / BW_i
+            T = max_i( busy_i + wait_i / chunks ) + Σ_i (steps_i · latency_i + overhead_i)      busy_i = load_i / BW_i
 
         ``wait_i`` is what a dimension waits for the first piece, and is waited for with the last one: Σ_{j≠i} busy_j,
         and for an all-reduce Σ_{j<i} busy_j (inner dimensions scatter before and gather after it, outer ones hide
@@ -111,7 +112,7 @@ class Links:
         latency: Array = 0.0
         for dimension, load, steps in self._per_dimension(kind, group):
             busy.append(load / (dimension.bandwidth * dimension.efficiency))
-            latency = latency + steps * dimension.latency
+            latency = latency + steps * dimension.latency + np.where(np.greater(load, 0), dimension.overhead, 0.0)
         whole = self.chunks is None or len(busy) == 1 or kind == "point_to_point"
         longest, inner, everything = 0.0, 0.0, total(busy)
         for part in busy:
@@ -193,6 +194,8 @@ def _dimension_cost(kind: str, dimension: Any, n: Array) -> tuple[Array, Array]:
 def balanced_sizes(devices: float, dimensions: int, limits: list[float]) -> list[float]:
     """Factor a device count into near-equal torus sides, none above its limit where that is possible."""
     best: tuple[float, list[float]] | None = None
+    small = [side for side in range(1, math.isqrt(int(devices)) + 1) if devices % side == 0]
+    divisors = sorted({*small, *(int(devices) // side for side in small)})
 
     def search(rest: int, sides: list[int]) -> None:
         nonlocal best
@@ -203,8 +206,9 @@ def balanced_sizes(devices: float, dimensions: int, limits: list[float]) -> list
             if best is None or score < best[0]:
                 best = (score, candidate)
             return
-        for side in (d for d in range(1, rest + 1) if rest % d == 0):
-            search(rest // side, [*sides, side])
+        for side in divisors:
+            if rest % side == 0:
+                search(rest // side, [*sides, side])
 
     search(int(devices), [])
     return best[1] if best else [float(devices)]

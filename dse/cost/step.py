@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from dse.cost.arrays import Array, select, total
-from dse.cost.compute import phase_time
+from dse.cost.compute import GRADIENT_BYTES, phase_time
 from dse.cost.graph import quantity
-from dse.cost.memory import GRADIENT_BYTES, OPTIMIZER_BYTES, WEIGHT_BYTES
+from dse.cost.memory import OPTIMIZER_BYTES, WEIGHT_BYTES
 from dse.cost.network import Links
 from dse.cost.pipeline import bubble_time
 from dse.spec.workload.op import Block
 
 PLACES = ("body", "first", "last")
-PASS_TERMS = ("forward", "recompute", "input_grad", "weight_grad",
+PASS_TERMS = ("forward", "recompute", "input_grad", "weight_grad", "host_forward", "host_backward",
               "tp_comm_forward", "tp_comm_backward", "cp_comm", "ep_comm")  # fmt: skip
-TERMS = (*PASS_TERMS, "pp_comm", "imbalance", "bubble", "dp_comm", "optimizer", "offload")
+TERMS = (*PASS_TERMS, "pp_comm", "imbalance", "bubble", "dp_comm", "optimizer", "offload", "stragglers")
 
 
 @quantity("1", "micro_batch")
@@ -51,9 +51,11 @@ def communication(block: Block, times: dict[str, Array], group: str, phase: str)
 @quantity("s", "per layer: phases of compute, exposed collectives of tp, cp and ep")
 def layer_terms(
     blocks: tuple[Block, ...], operator_times: dict[str, Array], collective_times: dict[str, Array], recompute: Array,
-    overlap_tp: Array, overlap_efficiency: Array,
+    overlap_tp: Array, overlap_efficiency: Array, host_floor: Array,
 ) -> dict[str, dict[str, Array]]:  # fmt: skip
     """Time of one instance of each block by term.
+
+    ``host_*`` is what the launches of a layer's kernels take longer than the kernels themselves.
 
     Collectives of tp and ep block the operators around them; with ``overlap_tp`` they hide behind the GEMMs of the
     same phase. The ring of context parallelism hides behind the attention core.
@@ -66,7 +68,8 @@ def layer_terms(
         core = {p: phase_time(block, ops, p, core_only=True) for p in ("forward", "input_grad")}
         again = select(recompute, {"none": 0.0, "selective": core["forward"],
                                    "full": forward if block.place == "body" else 0.0})  # fmt: skip
-        twice = select(recompute, {"none": 1.0, "selective": 1.0, "full": 2.0 if block.place == "body" else 1.0})
+        floor = host_floor if block.place == "body" else 0.0
+        runs = select(recompute, {"none": 1.0, "selective": 1.0, "full": 2.0 if block.place == "body" else 1.0})
         tp = [communication(block, comm, "tp", p) for p in ("forward", "input_grad")]
         hidden = [np.where(overlap_tp, work * overlap_efficiency, 0.0) for work in (forward, total(backward))]
         cp = [np.maximum(communication(block, comm, "cp", p) - core[p], 0.0) for p in core]
@@ -74,10 +77,12 @@ def layer_terms(
               for p in ("forward", "input_grad")]  # fmt: skip
         result[block.name] = {
             "forward": forward, "recompute": again, "input_grad": backward[0], "weight_grad": backward[1],
-            "tp_comm_forward": np.maximum(tp[0] - hidden[0], 0.0) * twice,
+            "host_forward": runs * np.maximum(floor - forward, 0.0),
+            "host_backward": np.maximum(2.0 * floor - total(backward), 0.0),
+            "tp_comm_forward": np.maximum(tp[0] - hidden[0], 0.0) * runs,
             "tp_comm_backward": np.maximum(tp[1] - hidden[1], 0.0),
-            "cp_comm": cp[0] * twice + cp[1],
-            "ep_comm": ep[0] * twice + ep[1],
+            "cp_comm": cp[0] * runs + cp[1],
+            "ep_comm": ep[0] * runs + ep[1],
         }  # fmt: skip
     return result
 
@@ -137,12 +142,12 @@ def bubble(schedule: Array, pp: Array, virtual_stages: Array, mean_stage_time: A
 
 @quantity("s", "2 · T_hop · (v·m + p − 1), or 2 · T_hop · (p − 1) when overlapped", source="re-derived")
 def pp_comm(blocks: tuple[Block, ...], links: Links, pp: Array, virtual_stages: Array, micro_batches: Array,
-            overlap_pp: Array) -> Array:  # fmt: skip
+            overlap_pp: Array, stack: Any) -> Array:  # fmt: skip
     """Activations and their gradients between stages; with overlap only the fill is exposed."""
     boundary: Array = 0.0
     for block in blocks:
         boundary = np.maximum(boundary, block.boundary)
-    hop = links.time("point_to_point", "pp", boundary)
+    hop = links.time("point_to_point", "pp", boundary) + stack.hop
     steady = np.where(overlap_pp, 0.0, virtual_stages * micro_batches)
     return np.where(np.greater(pp, 1), 2.0 * hop * (steady + pp - 1.0), 0.0)
 
@@ -151,7 +156,7 @@ def pp_comm(blocks: tuple[Block, ...], links: Links, pp: Array, virtual_stages: 
 def dp_comm(
     stage_parameters: dict[str, dict[str, Array]], links: Links, zero_stage: Array, gradient_precision: Array,
     precision: Array, micro_batches: Array, overlap_dp: Array, overlap_efficiency: Array,
-    mean_stage_terms: dict[str, Array], virtual_stages: Array,
+    mean_stage_terms: dict[str, Array], stack: Any,
 ) -> Array:  # fmt: skip
     """Exposed communication of data parallelism.
 
@@ -169,9 +174,9 @@ def dp_comm(
     """
     reduce, gather, everything = _replica_times(stage_parameters, links, gradient_precision, precision)
     stage = {k: mean_stage_terms[k] for k in PASS_TERMS}
-    forward = stage["forward"] + stage["tp_comm_forward"]
-    backward = stage["input_grad"] + stage["weight_grad"] + stage["recompute"] + stage["tp_comm_backward"]
-    forward, backward = (np.where(overlap_dp, overlap_efficiency * t, 0.0) for t in (forward, backward))
+    forward = stage["forward"] + stage["host_forward"] + stage["tp_comm_forward"]
+    backward = total(stage[k] for k in ("input_grad", "weight_grad", "recompute", "host_backward", "tp_comm_backward"))
+    forward, backward = (np.where(overlap_dp, overlap_efficiency * stack.overlap * t, 0.0) for t in (forward, backward))
     m = micro_batches
     exposed = {
         0: np.maximum(everything - backward, 0.0),
@@ -196,12 +201,16 @@ def _replica_times(
     return times("reduce_scatter", grad), times("all_gather", weight), times("all_reduce", grad)
 
 
-@quantity("s", "Ψ/d · (gradients read + 2 · optimizer states + weights written) / BW", source="re-derived")
+@quantity("s", "Ψ/d · (gradients read + 2 · optimizer states + weights written) / BW of their tier", source="re-derived")
 def optimizer_time(
     stage_parameters: dict[str, dict[str, Array]], zero_ranks: dict[str, Array], zero_stage: Array, precision: Array,
-    gradient_precision: Array, optimizer: Array, memory_bandwidth: Array,
+    gradient_precision: Array, optimizer: Array, memory_bandwidth: Array, stack: Any, offload_optimizer: Array,
+    cluster: Any,
 ) -> Array:  # fmt: skip
-    """The optimizer step: a pass over gradients, states and weights at memory bandwidth."""
+    """The optimizer step: passes over gradients, states and weights, and its host time.
+
+    Offloaded states are updated where they lie, at that tier's bandwidth, once the last gradient is there.
+    """
     width = select(precision, WEIGHT_BYTES)
     states = select(optimizer, OPTIMIZER_BYTES) + np.where(np.less(width, 4), 4.0, 0.0)
     each = select(gradient_precision, GRADIENT_BYTES) + 2.0 * states + width
@@ -210,7 +219,8 @@ def optimizer_time(
     for parameters in stage_parameters.values():
         local = total(parameters[kind] / np.where(sharded, zero_ranks[kind], 1.0) for kind in parameters)
         worst = np.maximum(worst, local)
-    return worst * each / memory_bandwidth
+    rates = {"local": memory_bandwidth, **{t.name: t.bandwidth / t.shared_by for t in cluster.node.expansion}}
+    return stack.optimizer_passes * worst * each / select(offload_optimizer, rates) + stack.step_overhead
 
 
 @quantity("s", "max(T_transfer − compute, 0), or T_transfer without overlap", source="re-derived; ZeRO-Infinity §6")
@@ -226,12 +236,20 @@ def offload(offload_transfer: Array, overlap_offload: Array, mean_stage_terms: d
 @quantity("s", "terms of one training step")
 def breakdown(
     mean_stage_terms: dict[str, Array], micro_batches: Array, pp_comm: Array, imbalance: Array, bubble: Array,
-    dp_comm: Array, optimizer_time: Array, offload: Array,
+    dp_comm: Array, optimizer_time: Array, offload: Array, straggler_share: Array,
 ) -> dict[str, Array]:  # fmt: skip
     """Where the time of a step goes; adds up to ``step_time``."""
     terms = {name: mean_stage_terms[name] * micro_batches for name in PASS_TERMS}
-    return {**terms, "pp_comm": pp_comm, "imbalance": imbalance, "bubble": bubble, "dp_comm": dp_comm,
-            "optimizer": optimizer_time, "offload": offload}  # fmt: skip
+    terms = {**terms, "pp_comm": pp_comm, "imbalance": imbalance, "bubble": bubble, "dp_comm": dp_comm,
+             "optimizer": optimizer_time, "offload": offload}  # fmt: skip
+    lost = straggler_share * total(terms.values()) if np.any(straggler_share) else 0.0
+    return {**terms, "stragglers": lost}
+
+
+@quantity("1", "straggling · log2(devices / devices of a node)", source="re-derived; the slowest of many sets the pace")
+def straggler_share(stack: Any, devices: Array, cluster: Any) -> Array:
+    """Share by which a step grows because all wait for the slowest device, per doubling beyond one node."""
+    return stack.straggling * np.log2(np.maximum(devices / cluster.node.devices, 1.0))
 
 
 @quantity("s", "Σ breakdown")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dse.cost.graph import Evaluation
+from dse.cost.graph import Evaluation, Quantity
 from dse.errors import Fault, InfeasibleDesign, SpecError
-from dse.explore.evaluate import RULES, BoundAxis, bind_axes, feasible, load_specs, price, violations
+from dse.explore.evaluate import RULES, BoundAxis, bind_axes, feasible, load_specs, own_quantities, price, violations
 from dse.explore.result import Result
 from dse.space import rules
 from dse.space.axes import with_value
@@ -32,6 +34,7 @@ class Space:
     specs: Mapping[str, Any]
     axes: tuple[BoundAxis, ...]
     devices_given: bool = True
+    replace: tuple[Quantity, ...] = ()
 
     @property
     def size(self) -> int:
@@ -61,7 +64,7 @@ class Space:
             values = np.asarray(b.values)[part]
             shape[position] = len(values)
             changed[b.place.root] = with_value(changed[b.place.root], b.place.steps, values.reshape(shape))
-        return price(changed, devices_given=self.devices_given)
+        return price(changed, devices_given=self.devices_given, replace=self.replace)
 
     def strategy_at(self, index: Sequence[int]) -> dict[str, Any]:
         """Field values of one design."""
@@ -161,9 +164,12 @@ def strategy_space(model: Any, cluster: Any, *, devices: int, global_batch: int,
     Raises:
         SpecError: with every fault of the inputs.
     """
-    strategy = {**_base_strategy(base), "global_batch": global_batch, "dp": None}
-    specs = load_specs(model, cluster, strategy, devices)
-    axes = strategy_axes(specs["model"], specs["cluster"], devices, global_batch, options)
+    fixed = _base_strategy(base)
+    both = sorted(set(fixed) & {*(options or {}), "global_batch"})
+    if both:
+        raise SpecError([Fault(f"base.{both[0]}", str(fixed[both[0]])[:40], "is given elsewhere too; name it once")])
+    specs = load_specs(model, cluster, {**fixed, "global_batch": global_batch}, devices)
+    axes = strategy_axes(specs["model"], specs["cluster"], devices, global_batch, options, fixed)
     bound = bind_axes(specs, axes)
     loops = [b.name for b in bound if b.structural]
     if loops:
@@ -177,12 +183,13 @@ def _base_strategy(base: Any) -> dict[str, Any]:
     if base is None:
         return {}
     if isinstance(base, Strategy):
-        return base.model_dump()
+        raise SpecError([Fault("base", "Strategy", "must be text or a mapping of the fields that stay fixed")])
     return parse_strategy(base) if isinstance(base, str) else dict(base)
 
 
 def best(model: Any, cluster: Any, *, devices: int, global_batch: int, objective: str = "step_time", top: int = 5,
-         base: Any = None, options: Mapping[str, Sequence[Any]] | None = None, workers: int | None = None) -> Best:  # fmt: skip
+         base: Any = None, options: Mapping[str, Sequence[Any]] | None = None, workers: int | None = None,
+         replace: Any = ()) -> Best:  # fmt: skip
     """Find the best feasible strategy by evaluating all of them.
 
     Args:
@@ -195,6 +202,7 @@ def best(model: Any, cluster: Any, *, devices: int, global_batch: int, objective
         base: strategy fields that stay fixed (precision, attention, overlap, ...).
         options: values to try for any strategy field, instead of the defaults.
         workers: threads; by default one a core.
+        replace: quantities of your own, as for :func:`dse.estimate`.
 
     Raises:
         SpecError: with every fault of the inputs.
@@ -205,13 +213,15 @@ def best(model: Any, cluster: Any, *, devices: int, global_batch: int, objective
     if not isinstance(top, int) or not 1 <= top <= 10_000:
         raise SpecError([Fault("top", repr(top)[:40], "must be a whole number from 1 to 10,000")])
     space = strategy_space(model, cluster, devices=devices, global_batch=global_batch, base=base, options=options)
+    space = dataclasses.replace(space, replace=own_quantities(replace))
     found = enumerate_space(space, objective, top=top, workers=workers)
     if not found.best:
         raise InfeasibleDesign(_why_none(space))
     chosen = space.strategy_at(found.best[0][1])
     specs = {**space.specs, "strategy": space.specs["strategy"].replace(**chosen)}
-    result = Best(specs, [], devices_given=True)
-    result.strategy = {**chosen, "dp": int(result["data_parallel"].item()), "global_batch": global_batch}
+    result = Best(specs, [], devices_given=True, replace=space.replace)
+    fixed = {name: getattr(specs["strategy"], name) for name in _base_strategy(base)}
+    result.strategy = {**fixed, **chosen, "dp": int(result["data_parallel"].item()), "global_batch": global_batch}
     result.evaluated, result.feasible_count, result.objective = found.evaluated, found.feasible, objective
     result.ranking = [{objective: value, **space.strategy_at(index)} for value, index in found.best]
     return result
@@ -234,5 +244,19 @@ def _why_none(space: Space) -> str:
     if np.isfinite(nearest):
         return (f"none of the {space.size:,} strategies fits in memory: the nearest legal one lacks "
                 f"{-nearest / 1e9:.1f} GB per device; use more devices, more memory, offload or a smaller batch")  # fmt: skip
-    texts = "; ".join(f"{name} ({rules.texts()[name]})" for name in never) or "no design satisfies all rules at once"
+    names = never or _tightest(space)
+    plain = {name: re.sub(r" ?=? ?\{[^}]*\}[^ ,;]*", "", text) for name, text in rules.texts().items()}
+    texts = "; ".join(f"{name}: {plain[name]}" for name in names) or "no design satisfies all rules at once"
     return f"none of the {space.size:,} strategies is legal: {texts}"[:1500]
+
+
+def _tightest(space: Space) -> list[str]:
+    """Rules without any one of which some design would be legal."""
+    found: set[str] = set()
+    for block in space.blocks():
+        margins = violations(space.evaluate(block))
+        for name in margins:
+            rest = {other: margin for other, margin in margins.items() if other not in (name, "memory_fits")}
+            if name not in found and np.any(feasible(rest)):
+                found.add(name)
+    return [name for name in RULES if name in found and name != "memory_fits"]

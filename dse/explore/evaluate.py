@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import product
 from typing import Any
 
@@ -13,12 +15,13 @@ from dse.cost import GRAPHS, Evaluation, Graph, Quantity
 from dse.errors import Fault, SpecError
 from dse.space import rules
 from dse.space.axes import Axis, Place, checked_values, is_structural, locate, with_value
-from dse.spec import load_cluster, load_model, load_strategy
-from dse.spec.base import Spec
+from dse.spec import load_cluster, load_model, load_stack, load_strategy
+from dse.spec.base import Source, Spec
 
 RULES = tuple(rules.texts())
 _GRAPHS = {name: Graph(graph.quantities, rules) for name, graph in GRAPHS.items()}
 LOCAL = "local"
+MAX_DEVICES = 10**9
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,12 @@ def load_specs(model: Any, cluster: Any, strategy: Any, devices: Any = None) -> 
             faults.extend(error.faults)
     if faults:
         raise SpecError(faults)
+    specs["stack"] = load_stack(stack_name(specs["strategy"]))
     if devices is not None:
         try:
-            specs["cluster"] = specs["cluster"].replace(devices=devices)
+            given = Source(title="given in the call", date="own", kind="assumed", covers=("devices",))
+            sources = [given.model_dump(), *(s.model_dump() for s in specs["cluster"].sources)]
+            specs["cluster"] = specs["cluster"].replace(devices=devices, sources=sources)
         except SpecError as error:
             raise SpecError([Fault("devices", f.value, f.rule) for f in error.faults]) from None
     return specs
@@ -88,7 +94,7 @@ def bind_axes(specs: Mapping[str, Spec], axes: Sequence[Axis], devices: Any = No
     for item in axes:
         place = locate(item.path, specs)
         if not place.steps:
-            loader = {"model": load_model, "cluster": load_cluster, "strategy": load_strategy}[place.root]
+            loader = {"model": load_model, "cluster": load_cluster, "strategy": load_strategy, "stack": load_stack}[place.root]
             values = [loader(value) for value in item.values]
             if place.root == "cluster" and devices is not None:
                 values = [value.replace(devices=devices) for value in values]
@@ -114,6 +120,7 @@ def cells(
         ordered = sorted(zip(structural, choice, strict=True), key=lambda pair: len(pair[0].place.steps))
         for b, index in ordered:  # whole specifications first, then fields inside them
             changed[b.place.root] = with_value(changed[b.place.root], b.place.steps, b.values[index])
+        changed = with_stack(changed, structural)
         for position, b in enumerate(arrays):
             changed[b.place.root] = with_value(changed[b.place.root], b.place.steps, _along(b, position, len(arrays)))
         yield Cell(choice, price(changed, devices_given=devices_given, replace=replace))
@@ -130,13 +137,64 @@ def price(
     cluster: Any = specs["cluster"]
     if not devices_given and strategy.dp is not None:
         count = strategy.tp * strategy.pp * strategy.cp * strategy.dp
+        if np.any(np.greater(count, MAX_DEVICES)):
+            raise SpecError([Fault("strategy", f"tp·pp·cp·dp = {np.max(count):.4g}", f"must not exceed {MAX_DEVICES:,}")])
         cluster = cluster.model_copy(update={"devices": count})
     _check_tiers(strategy, cluster)
+    stack = specs.get("stack") or load_stack(stack_name(strategy))
     execution = strategy.execution if isinstance(strategy.execution, str) else str(strategy.execution.item())
     graph = graph_of(execution)
     if replace:
         graph = Graph(graph.quantities, {q.name: q for q in replace})
-    return Evaluation(graph, {**specs, "cluster": cluster}, record=record)
+    return Evaluation(graph, {**specs, "cluster": cluster, "stack": stack}, record=record)
+
+
+def with_stack(specs: dict[str, Any], changed: Sequence[BoundAxis]) -> dict[str, Any]:
+    """The specifications with the stack that the strategy names, where an axis may have changed that name."""
+    fields = {b.place.field for b in changed if b.place.root == "strategy"}
+    if fields & {"stack", "execution", ""} and not any(b.place.root == "stack" for b in changed):
+        specs["stack"] = load_stack(stack_name(specs["strategy"]))
+    return specs
+
+
+def stack_name(strategy: Any) -> str:
+    """The strategy's software stack, or the default of its timing model."""
+    if strategy.stack is not None:
+        return str(strategy.stack)
+    return "ideal" if np.all(np.equal(strategy.execution, "comet")) else "megatron"
+
+
+def own_quantities(replace: Any) -> tuple[Quantity, ...]:
+    """Quantities of the user's own: decorated or plain functions, or a mapping of names to functions or values.
+
+    Raises:
+        SpecError: a name that is not a quantity of the cost model, or a parameter that is none.
+    """
+    items = replace.items() if isinstance(replace, Mapping) else [(_name_of(item), item) for item in replace]
+    known = _GRAPHS["megatron"].quantities
+    found = []
+    for name, item in items:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SpecError([Fault("replace", str(name)[:60], f"is not a quantity of the cost model{hint}")])
+        found.append(item if isinstance(item, Quantity) else _own(known[name], item))
+    try:
+        Graph(known, {q.name: q for q in found})
+    except LookupError as error:
+        raise SpecError([Fault("replace", "", str(error))]) from None
+    return tuple(found)
+
+
+def _name_of(item: Any) -> str:
+    return str(getattr(item, "name", getattr(item, "__name__", item)))
+
+
+def _own(original: Quantity, item: Any) -> Quantity:
+    """A plain function or value in the place of a quantity, with its name and unit."""
+    if callable(item):
+        return Quantity(original.name, item, original.unit, "the user's own", "the call", tuple(signature(item).parameters))
+    return Quantity(original.name, lambda: item, original.unit, f"{item!r}"[:60], "the call", ())
 
 
 def graph_of(execution: str) -> Graph:

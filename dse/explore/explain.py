@@ -38,14 +38,18 @@ class Explanation:
         node["inputs"] = [self.to_dict(need, _seen | {name}) for need in step.inputs]
         return node
 
-    def __str__(self) -> str:
+    def text(self, levels: int = 99) -> str:
+        """The tree as indented text, at most ``levels`` below the root."""
         lines: list[str] = []
-        self._write(self.name, 0, set(), lines)
+        self._write(self.name, 0, set(), lines, levels)
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text()
 
     __repr__ = __str__
 
-    def _write(self, name: str, depth: int, seen: set[str], lines: list[str]) -> None:
+    def _write(self, name: str, depth: int, seen: set[str], lines: list[str], levels: int) -> None:
         pad = "  " * depth
         step = self.steps.get(name)
         if step is None:
@@ -64,8 +68,8 @@ class Explanation:
         for read in step.fields:
             unit = read.unit or "1"
             lines.append(f"{pad}  ← {read.path} = {shown(read.value, unit)}   [{read.source}]")
-        for need in step.inputs:
-            self._write(need, depth + 1, seen, lines)
+        for need in step.inputs if depth < levels else ():
+            self._write(need, depth + 1, seen, lines, levels)
 
     def to_html(self) -> str:
         """A folding tree for notebooks; needs no script."""
@@ -115,6 +119,8 @@ def shown(value: Any, unit: str) -> str:
     """A value as people read it."""
     if isinstance(value, dict):
         return f"{len(value)} entries"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list | tuple):
         return "[" + ", ".join(shown(item, unit) for item in value) + "]"
     array = np.asarray(value)

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.cost.graph import Quantity
 from dse.errors import Fault, SpecError
-from dse.explore.evaluate import RULES, BoundAxis, Cell, cells, feasible, graph_of, price, violations
+from dse.explore.evaluate import (
+    RULES,
+    BoundAxis,
+    Cell,
+    cells,
+    feasible,
+    graph_of,
+    own_quantities,
+    price,
+    violations,
+    with_stack,
+)
 from dse.explore.explain import Explanation
 from dse.space import rules
 from dse.space.axes import with_value
 from dse.spec.base import Spec
+from dse.units import UnitError, engineering, parse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,14 +50,14 @@ class Result:
     """
 
     def __init__(self, specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool,
-                 replace: Sequence[Quantity] = ()) -> None:  # fmt: skip
+                 replace: Any = ()) -> None:  # fmt: skip
         self.specs = dict(specs)
-        self.replace = tuple(replace)
+        self.replace = own_quantities(replace)
         self.axes = tuple(bound)
         self.devices_given = devices_given
         self._structural = [b for b in bound if b.structural]
         self._arrays = [b for b in bound if not b.structural]
-        self._cells: list[Cell] = list(cells(specs, bound, devices_given=devices_given, replace=replace))
+        self._cells: list[Cell] = list(cells(specs, bound, devices_given=devices_given, replace=self.replace))
 
     # -- quantities as arrays ----------------------------------------------------------------------------------
 
@@ -66,7 +77,7 @@ class Result:
         known = [q.name for q in self._graph]
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *(f"{t}.…" for t in TABLES)], n=3)
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            hint = f"; did you mean {', '.join(near)}?" if near else f"; they are {', '.join(sorted(known))}"
             raise SpecError([Fault("quantity", repr(name)[:60], f"is not a quantity of the cost model{hint}")])
 
     @property
@@ -115,7 +126,7 @@ class Result:
         data.update({f"margin.{rule}": self._wrap(rule, self._combine([c.evaluation[rule] for c in self._cells]))
                      for rule in RULES})  # fmt: skip
         coords = {b.name: (b.name, b.coordinates, {"units": b.unit}) for b in self.axes}
-        return xr.Dataset(data, coords=coords, attrs=provenance(self.specs))
+        return xr.Dataset(data, coords=coords, attrs=provenance(self.specs, self.axes, self.replace))
 
     def _entries(self) -> list[str]:
         found: dict[str, None] = {}
@@ -181,7 +192,7 @@ class Result:
             flat = margin.transpose(*order).values.ravel() if order else np.atleast_1d(margin.values)
             for index in np.flatnonzero(flat < 0):
                 separator = "; " if reasons[index] else ""
-                reasons[index] += f"{separator}{rule} ({flat[index]:.4g} {self.unit(rule)})"
+                reasons[index] += f"{separator}{rule} ({engineering(flat[index], self.unit(rule))})"
         return reasons
 
     # -- one design --------------------------------------------------------------------------------------------
@@ -199,6 +210,7 @@ class Result:
         for b in sorted(self.axes, key=lambda b: len(b.place.steps)):
             index = _index_of(b, point)
             specs[b.place.root] = with_value(specs[b.place.root], b.place.steps, b.values[index])
+        specs = with_stack(specs, self._structural)
         return Result(specs, [], devices_given=self.devices_given, replace=self.replace)
 
     def sel(self, **chosen: Sequence[Any]) -> Result:
@@ -242,20 +254,39 @@ class Result:
         """The tree of equations behind a quantity, with the numbers in it and the source of each."""
         if self.axes:
             return self.at(**point).explain(name)
+        name = self._computed_in(name)
         self._require(name)
         evaluation = price(self.specs, devices_given=self.devices_given, record=True, replace=self.replace)
         evaluation[name]
         return Explanation(name, evaluation)
 
+    def _computed_in(self, name: str) -> str:
+        """The quantity that a term of a breakdown is computed in, where it is not a quantity of its own."""
+        term = name.rpartition(".")[2]
+        if name in self._graph.quantities:
+            return name
+        homes = {"optimizer": "optimizer_time", "stragglers": "straggler_share"}
+        if term in homes and homes[term] in self._graph.quantities:
+            return homes[term]
+        for table in ("layer_terms", *TABLES.values()):
+            value = self._cells[0].evaluation[table] if table in self._graph.quantities else {}
+            inner = next(iter(value.values()), None) if table == "layer_terms" else value
+            if isinstance(inner, dict) and term in inner:
+                return table
+        return name
+
     def run(self, tokens: Any) -> dict[str, Any]:
         """Steps, time, energy, cost and carbon of training on ``tokens`` tokens (or samples)."""
         from dse.cost.money import run_totals
-        from dse.units import UnitError, parse
 
         try:
-            amount = parse(tokens, "1")
+            text = str(tokens).strip()
+            scale = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1:], 1.0)
+            amount = scale * parse(text[:-1] if scale > 1 else text, "1")
         except UnitError as error:
             raise SpecError([Fault("tokens", repr(tokens)[:40], str(error))]) from None
+        if not 0 < amount <= 1e18:
+            raise SpecError([Fault("tokens", repr(tokens)[:40], "must be above 0 and at most 1e18 (such as 15e12 or 15T)")])
         per_step = self["tokens_per_s"] * self["step_time"]
         return run_totals(self["step_time"], self["energy"], self["cost"], self["carbon"], per_step, amount)
 
@@ -303,9 +334,10 @@ class _Values(dict[str, str]):
         self.evaluation = evaluation
 
     def __missing__(self, key: str) -> str:
-        from dse.units import engineering
-
         value = self.evaluation[key]
+        if key == "tier_overflow":
+            return "; ".join(f"{tier} memory needs {engineering(held, 'B')} of {engineering(capacity, 'B')}"
+                             for tier, (held, capacity) in value.items())  # fmt: skip
         q = self.evaluation.graph.quantities.get(key)
         number = np.asarray(value)
         return engineering(float(number), q.unit if q else "1") if number.dtype.kind in "fiu" else str(value)
@@ -326,6 +358,11 @@ def _index_of(b: BoundAxis, point: Mapping[str, Any]) -> int:
             return 0
         raise SpecError([Fault("point", b.name, f"name a value: one of {', '.join(map(str, b.coordinates[:12]))}")])
     wanted = point[b.name]
+    if isinstance(wanted, str) and b.unit and wanted not in b.coordinates:
+        try:
+            wanted = parse(wanted, b.unit)
+        except UnitError as error:
+            raise SpecError([Fault(f"point.{b.name}", repr(wanted)[:40], str(error))]) from None
     for index, (value, shown) in enumerate(zip(b.values, b.coordinates, strict=True)):
         close = isinstance(wanted, int | float) and isinstance(value, int | float) and np.isclose(value, wanted)
         if wanted == shown or close:

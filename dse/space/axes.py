@@ -15,7 +15,7 @@ from dse.spec.base import Spec
 from dse.spec.fields import unit_of
 from dse.spec.strategy import Strategy
 
-ROOTS = ("model", "cluster", "strategy")
+ROOTS = ("model", "cluster", "strategy", "stack")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def checked_values(axis: Axis, place: Place) -> list[Any]:
 
 
 STRUCTURAL = frozenset({"family", "head", "max_positions", "interval", "dense_layers", "shared_hidden", "query_rank",
-                        "sizing", "execution", "interaction"})  # fmt: skip
+                        "sizing", "execution", "stack", "interaction"})  # fmt: skip
 
 
 def is_structural(place: Place, values: Sequence[Any]) -> bool:

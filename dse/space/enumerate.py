@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dse.errors import Fault, SpecError
@@ -36,7 +36,7 @@ def default_options(model: Any, cluster: Any, devices: int, global_batch: int) -
     options: dict[str, list[Any]] = {
         "pp": divisors(devices, layers) if model.pipelined else [1],
         "tp": divisors(devices, min(2 * inner, devices)) if model.tensor_parallel else [1],
-        "micro_batch": powers_of_two(min(global_batch, 16)),
+        "micro_batch": powers_of_two(min(global_batch, 16 if model.pipelined else global_batch)),
         "virtual_stages": [v for v in (1, 2, 3, 4, 6, 8) if v <= layers] if model.pipelined else [1],
         "recompute": ["none", "selective", "full"] if model.pipelined else ["none"],
         "zero_stage": [0, 1, 2, 3],
@@ -50,14 +50,16 @@ def default_options(model: Any, cluster: Any, devices: int, global_batch: int) -
 
 
 def strategy_axes(
-    model: Any, cluster: Any, devices: int, global_batch: int, chosen: Mapping[str, Sequence[Any]] | None = None
-) -> list[Axis]:
-    """Axes of the strategy space: the defaults, with the fields in ``chosen`` replaced or added.
+    model: Any, cluster: Any, devices: int, global_batch: int, chosen: Mapping[str, Sequence[Any]] | None = None,
+    fixed: Collection[str] = (),
+) -> list[Axis]:  # fmt: skip
+    """Axes of the strategy space: the defaults without the ``fixed`` fields, those in ``chosen`` replaced or added.
 
     Raises:
         SpecError: a field that is not one of the strategy's, or no values for it.
     """
     options = default_options(model, cluster, devices, global_batch)
+    options = {name: values for name, values in options.items() if name not in fixed}
     for name, values in (chosen or {}).items():
         if name not in Strategy.model_fields:
             raise SpecError([Fault(f"options.{name[:40]}", "", "is not a field of the strategy")])

@@ -151,7 +151,7 @@ def network_reaches(cluster: Any, devices: Array) -> Array:
     return places - devices
 
 
-@rule("B", "needs {memory_bytes} in all; a memory tier overflows (see the margin and memory())")
+@rule("B", "memory overflows: {tier_overflow}")
 def memory_fits(tier_bytes: dict[str, Array], tier_capacity: dict[str, Array]) -> Array:
     """What is placed in each memory tier fits there."""
     worst: Array = np.inf

@@ -6,6 +6,7 @@ from typing import Any
 
 from dse.spec import catalogue
 from dse.spec.hardware import Accelerator, Cluster, Node
+from dse.spec.stack import Stack
 from dse.spec.strategy import Strategy, parse_strategy
 from dse.spec.workload import load_model
 
@@ -23,6 +24,11 @@ def load_node(reference: Any) -> Node:
 def load_cluster(reference: Any) -> Cluster:
     """A cluster from the catalogue, a YAML file or a mapping."""
     return catalogue.load(Cluster, "cluster", reference)
+
+
+def load_stack(reference: Any) -> Stack:
+    """A software stack from the catalogue, a YAML file or a mapping."""
+    return catalogue.load(Stack, "stack", reference)
 
 
 def load_strategy(reference: Any) -> Strategy:
@@ -51,10 +57,12 @@ __all__ = [
     "Accelerator",
     "Cluster",
     "Node",
+    "Stack",
     "Strategy",
     "load_accelerator",
     "load_cluster",
     "load_model",
     "load_node",
+    "load_stack",
     "load_strategy",
 ]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from dse.errors import Fault, SpecError
-from dse.spec.fields import Name, Text
+from dse.spec.fields import Name, Text, unit_of
 
 
 class Spec(BaseModel):
@@ -23,18 +23,32 @@ class Spec(BaseModel):
 
         Args:
             data: mappings, lists and scalars, quantities as numbers (SI) or text with a unit.
-            where: the file the data came from, for the messages.
+            where: the file the data came from, for the messages; numbers with a dimension then need a unit.
             lines: line number of each path in that file.
 
         Raises:
             SpecError: with every fault found at once.
         """
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data, context=where or None)
         except ValidationError as error:
             raise SpecError([_fault(cls, detail, where, lines or {}) for detail in error.errors()]) from None
         except RecursionError:
             raise SpecError([Fault(where or "input", "", "is nested too deeply")]) from None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data for a file: numbers with a dimension as text with their SI unit."""
+        return {name: _plain(getattr(self, name), unit_of(field)) for name, field in type(self).model_fields.items()}
+
+    def to_yaml(self) -> str:
+        """The specification as a YAML document that reads back as an equal one."""
+        import io
+
+        from ruamel.yaml import YAML
+
+        text = io.StringIO()
+        YAML(typ="safe", pure=True).dump(self.to_plain(), text)
+        return text.getvalue()
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with some fields changed (dotted paths reach inside: ``memory.capacity``)."""
@@ -80,6 +94,14 @@ class Entry(Spec):
                 if fits and (best is None or length > best[0]):
                     best = (length, source)
         return best[1] if best else None
+
+
+def _plain(value: Any, unit: str | None) -> Any:
+    if isinstance(value, Spec):
+        return value.to_plain()
+    if isinstance(value, tuple):
+        return [_plain(item, unit) for item in value]
+    return f"{value!r} {unit}" if isinstance(value, float) and unit not in (None, "", "1") else value
 
 
 def _fault(cls: type[BaseModel], detail: Any, where: str, lines: dict[tuple[Any, ...], int]) -> Fault:

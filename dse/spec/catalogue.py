@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from dse.errors import Fault, SpecError
 from dse.spec.base import Entry
 from dse.spec.load import read_yaml
 
-FOLDERS = {"accelerator": "accelerators", "node": "nodes", "cluster": "clusters", "model": "models"}
+FOLDERS = {"accelerator": "accelerators", "node": "nodes", "cluster": "clusters", "model": "models",
+           "stack": "stacks"}  # fmt: skip
 _MAX_INHERITANCE = 8
 
 
@@ -55,37 +57,91 @@ def _is_file(path: Path) -> bool:
 
 
 def read(kind: str, reference: str | Path, *, base: Path | None = None) -> tuple[dict[str, Any], Path, Any]:
-    """Plain data of an entry with ``base:`` inheritance applied, its file, and the lines in that file."""
+    """Plain data of an entry with ``base:`` inheritance applied, its file, and the lines in that file.
+
+    Files are read again when they, or any file they inherit from, have changed.
+    """
     path = locate(kind, reference, base=base)
-    stat = path.stat() if _is_file(path) else None
-    stamp = (stat.st_mtime_ns, stat.st_size) if stat else (0, 0)
-    data, lines = _read(kind, path, stamp)
+    data, lines = _resolved(kind, tuple(_chain(kind, path)))
     return data, path, lines
 
 
+Stamped = tuple[Path, tuple[int, int]]  # a file, and its time and size when it was looked at
+
+
+def _chain(kind: str, path: Path) -> Iterator[Stamped]:
+    """The entry's file and those it inherits from."""
+    for _ in range(_MAX_INHERITANCE + 1):
+        stat = path.stat() if _is_file(path) else None
+        file = (path, (stat.st_mtime_ns, stat.st_size) if stat else (0, 0))
+        yield file
+        parent = _declared(kind, _raw(kind, file)[0], where=str(path))[1]
+        if parent is None:
+            return
+        path = locate(kind, parent, base=path.parent)
+    raise SpecError([Fault("base", repr(parent)[:60], f"goes back more than {_MAX_INHERITANCE} levels", str(path))])
+
+
 @lru_cache(maxsize=512)
-def _read(kind: str, path: Path, stamp: tuple[int, int], depth: int = 0) -> tuple[dict[str, Any], Any]:
-    data, lines = read_yaml(path)
+def _raw(kind: str, file: Stamped) -> tuple[dict[str, Any], Any]:
+    data, lines = read_yaml(file[0])
     if not isinstance(data, dict):
-        raise SpecError([Fault("file", "", f"must be a mapping that describes a {kind}", str(path))])
-    return inherit(kind, data, folder=path.parent, where=str(path), depth=depth), lines
+        raise SpecError([Fault("file", "", f"must be a mapping that describes a {kind}", str(file[0]))])
+    return data, lines
 
 
-def inherit(kind: str, data: dict[str, Any], *, folder: Path | None, where: str = "", depth: int = 0) -> dict[str, Any]:
-    """Apply ``base: ID``: the entry starts as a copy of another and overrides what it names."""
-    data = dict(data)
-    declared = data.pop("kind", kind)
+@lru_cache(maxsize=512)
+def _resolved(kind: str, chain: tuple[Stamped, ...]) -> tuple[dict[str, Any], Any]:
+    data, lines = _raw(kind, chain[0])
+    own = _declared(kind, data)[0]
+    if len(chain) == 1:
+        return own, lines
+    return _merged(_resolved(kind, chain[1:])[0], _with_given(own, chain[0][0].name)), lines
+
+
+def _declared(kind: str, data: dict[str, Any], where: str = "") -> tuple[dict[str, Any], str | None]:
+    """What an entry says itself, and the id or path it is based on."""
+    own = dict(data)
+    declared = own.pop("kind", kind)
     if declared != kind:
         raise SpecError([Fault("kind", repr(declared)[:60], f"expected a file of kind {kind!r}", where)])
-    parent = data.pop("base", None)
+    parent = own.pop("base", None)
+    if parent is not None and not isinstance(parent, str):
+        raise SpecError([Fault("base", repr(parent)[:60], "must name another entry", where)])
+    return own, parent
+
+
+def inherit(kind: str, data: dict[str, Any], *, folder: Path | None, where: str = "") -> dict[str, Any]:
+    """Apply ``base: ID``: the entry starts as a copy of another and overrides what it names."""
+    own, parent = _declared(kind, data, where)
     if parent is None:
-        return data
-    if depth >= _MAX_INHERITANCE or not isinstance(parent, str):
-        raise SpecError([Fault("base", repr(parent)[:60], "must name another entry, at most 8 levels deep", where)])
-    path = locate(kind, parent, base=folder)
-    stat = path.stat() if _is_file(path) else None
-    base_data, _ = _read(kind, path, (stat.st_mtime_ns, stat.st_size) if stat else (0, 0), depth + 1)
-    return _merged(base_data, data)
+        return own
+    return _merged(read(kind, parent, base=folder)[0], _with_given(own, Path(where).name if where else "the call"))
+
+
+def _with_given(own: dict[str, Any], where: str) -> dict[str, Any]:
+    """Overrides are their author's: what they set no longer comes from the inherited sources."""
+    sources = own.get("sources", [])
+    if not isinstance(sources, list):
+        return own
+    paths = _leaves({key: value for key, value in own.items() if key not in ("id", "name", "sources")})
+    lists = [s["covers"] for s in sources if isinstance(s, dict) and isinstance(s.get("covers"), list)]
+    covered = [str(path) for paths_of_source in lists for path in paths_of_source]
+    rest = [p[:400] for p in paths if not any(c == "*" or p == c or p.startswith(f"{c}.") for c in covered)]
+    if not rest:
+        return own
+    given = {"title": f"given in {where}"[:400], "date": "own", "kind": "assumed", "covers": rest}
+    return {**own, "sources": [*sources, given]}
+
+
+def _leaves(data: Any, path: str = "") -> list[str]:
+    """Dotted paths of all values; items of a list of named parts go by their names."""
+    if isinstance(data, dict) and data:
+        return [leaf for key, value in data.items() for leaf in _leaves(value, f"{path}.{key}".lstrip("."))]
+    if isinstance(data, list) and data and _all_named(data):
+        parts = [({k: v for k, v in item.items() if k != "name"}, item["name"]) for item in data]
+        return [leaf for part, name in parts for leaf in _leaves(part, f"{path}.{name}")]
+    return [path]
 
 
 def _merged(base: Any, change: Any) -> Any:
@@ -95,11 +151,19 @@ def _merged(base: Any, change: Any) -> Any:
         if "sources" in base and "sources" in change:  # what is inherited keeps its source
             merged["sources"] = [*change["sources"], *base["sources"]]
         return merged
+    if isinstance(base, str) and isinstance(change, dict) and "base" not in change and base in _every_id():
+        return {"base": base, **change}  # a reference with overrides inherits what it referred to
     if isinstance(base, list) and isinstance(change, list) and _all_named(base) and _all_named(change):
+        if len({item["name"] for item in change}) < len(change):
+            return change  # the field's own check names the twins
         changes = {item["name"]: item for item in change}
         kept = [_merged(item, changes.pop(item["name"])) if item["name"] in changes else item for item in base]
         return [*kept, *changes.values()]
     return change
+
+
+def _every_id() -> set[str]:
+    return {entry for kind in ("accelerator", "node") for entry in ids(kind)}
 
 
 def _all_named(items: list[Any]) -> bool:

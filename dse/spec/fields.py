@@ -5,11 +5,12 @@ Table headers, axis titles, ``explain`` and the error messages all take the unit
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from dse import units
@@ -22,9 +23,11 @@ class Unit:
     symbol: str
 
 
-def _parser(unit: str) -> Callable[[Any], float]:
-    def parse(value: Any) -> float:
+def _parser(unit: str) -> Callable[[Any, ValidationInfo], float]:
+    def parse(value: Any, info: ValidationInfo) -> float:
         try:
+            if info.context and isinstance(value, int | float) and not isinstance(value, bool):
+                value = repr(value)  # what a person writes in a file needs its unit
             return units.parse(value, unit)
         except units.UnitError as error:
             raise PydanticCustomError("quantity", "{rule}", {"rule": str(error)}) from None
@@ -57,20 +60,19 @@ def _switch(value: Any) -> bool:
 
 
 def _plain_text(value: str) -> str:
-    if any(ord(character) < 32 for character in value):
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
         raise PydanticCustomError("text", "must not contain control characters")
     return value
 
 
-def _quantity(unit: str, low: float, high: float, *, above: bool = False) -> Any:
-    bounds = Field(gt=low, le=high) if above else Field(ge=low, le=high)
-    return Annotated[float, Unit(unit), BeforeValidator(_parser(unit)), bounds]
+def _quantity(unit: str, low: float, high: float) -> Any:
+    return Annotated[float, Unit(unit), BeforeValidator(_parser(unit)), Field(ge=low, le=high)]
 
 
 Bytes = _quantity("B", 0, 1e21)
-Bandwidth = _quantity("B/s", 0, 1e18, above=True)
+Bandwidth = _quantity("B/s", 1.0, 1e18)
 Seconds = _quantity("s", 0, 1e12)
-FlopRate = _quantity("FLOP/s", 0, 1e21, above=True)
+FlopRate = _quantity("FLOP/s", 1.0, 1e21)
 Flop = _quantity("FLOP", 0, 1e30)
 Watts = _quantity("W", 0, 1e9)
 Dollars = _quantity("USD", 0, 1e15)
@@ -84,7 +86,8 @@ Area = _quantity("m^2", 0, 1.0)
 Tokens = _quantity("1", 0, 1e18)
 Number = _quantity("1", 0, 1e18)
 Fraction = _quantity("1", 0, 1)
-PositiveFraction = _quantity("1", 0, 1, above=True)
+PositiveFraction = _quantity("1", 1e-6, 1)
+Multiple = _quantity("1", 0, 1e4)
 Ratio = _quantity("1", 1, 1e3)
 Count = Annotated[int, Unit("1"), BeforeValidator(_integer), Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Unit("1"), BeforeValidator(_integer), Field(ge=0, le=10**9)]

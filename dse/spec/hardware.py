@@ -26,6 +26,7 @@ from dse.spec.fields import (
     KilogramsPerDevice,
     KilogramsPerJoule,
     Name,
+    Number,
     PositiveFraction,
     Ratio,
     Seconds,
@@ -75,19 +76,34 @@ class VectorPeak(Spec):
 
 
 class Efficiency(Spec):
-    """What real kernels reach of the peaks; 1 and 0 give the ideal roofline.
+    """What real kernels reach of the peaks; the defaults give the ideal roofline.
 
-    ``matrix`` and ``memory`` are the fractions of peak reached by large kernels, ``launch`` is the floor on the
-    time of a kernel, and the two tile sizes charge partly filled tiles: a GEMM of m rows runs as if it had m
-    rounded up to ``tile_m``.
+    A GEMM is cut into tiles that the cores work off in waves. It reaches ``matrix`` of the peak (``matrix_fp8`` in
+    FP8, by default the same) when its tiles fill whole waves; a tile of k steps takes as long as k + ``k_overhead``;
+    tiles smaller than 128 columns run at ``small_tile`` of the rate. ``tiles`` false switches the quantization off.
+
+    Attributes:
+        sustained: clock of long runs against short benchmarks (power and heat).
+        attention: forward rate of the best flash-attention kernel against the peak.
+        attention_backward: its backward rate against its forward rate.
+        attention_first: rate of first-generation flash attention against that kernel's.
+        unaligned: rate of products whose inner size is not a multiple of 64 elements.
+        memory: fraction of the memory bandwidth that streaming kernels reach.
+        launch: start-up time of a kernel on the device.
     """
 
     matrix: PositiveFraction = 1.0
+    matrix_fp8: PositiveFraction | None = None
+    tiles: Switch = False
+    small_tile: PositiveFraction = 1.0
+    k_overhead: Number = 0.0
+    sustained: PositiveFraction = 1.0
     attention: PositiveFraction = 1.0
+    attention_backward: PositiveFraction = 1.0
+    attention_first: PositiveFraction = 1.0
+    unaligned: PositiveFraction = 1.0
     memory: PositiveFraction = 1.0
     launch: Seconds = 0.0
-    tile_m: Count = 1
-    tile_n: Count = 1
 
 
 class Accelerator(Entry):
@@ -97,6 +113,7 @@ class Accelerator(Entry):
     year: Count | None = None
     matrix: MatrixPeak
     vector: VectorPeak
+    cores: Count = 1
     buffer: Bytes
     memory: MemoryTier
     efficiency: Efficiency = Efficiency()
@@ -136,7 +153,8 @@ class NetworkDimension(Spec):
     """One level of the network, innermost first.
 
     ``size`` None marks the elastic dimension that grows with the number of devices. ``bandwidth`` is what one
-    device can inject into this dimension, all its links together, per direction.
+    device can inject into this dimension, all its links together, per direction. ``latency`` counts per step of an
+    algorithm, ``overhead`` once per collective that uses the dimension.
     """
 
     name: Name
@@ -144,6 +162,7 @@ class NetworkDimension(Spec):
     size: Count | None = None
     bandwidth: Bandwidth
     latency: Seconds = 0.0
+    overhead: Seconds = 0.0
     efficiency: PositiveFraction = 1.0
     bidirectional: Switch = True
     in_network_reduction: Switch = False
@@ -204,6 +223,21 @@ class Cluster(Entry):
     network: Network
     devices: Count
     facility: Facility = Facility()
+
+    @model_validator(mode="after")
+    def _node_fits_the_network(self) -> Self:
+        """Nodes and the inner dimensions must nest: one divides the other at every level."""
+        places = 1
+        for dimension in self.network.dimensions:
+            if dimension.size is None or self.network.sizing == "balanced":
+                break
+            places *= dimension.size
+            if places % self.node.devices and self.node.devices % places:
+                raise ValueError(
+                    f"node.devices = {self.node.devices} does not nest with network dimension {dimension.name!r}, "
+                    f"which reaches {places} devices"
+                )
+        return self
 
     @property
     def accelerator(self) -> Accelerator:

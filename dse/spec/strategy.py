@@ -23,7 +23,9 @@ class Strategy(Spec):
     ``placement`` lists the groups from the innermost network position outwards; experts sit innermost in dp.
     ``offload_*`` names the memory tier that holds a tensor class; ``expansion_share`` "spread" lets the footprint
     overflow into the first expansion tier with accesses spread in proportion (COMET's memory expansion).
-    ``execution`` selects the timing model: Megatron-style micro-batched pipelines, or COMET's layer loop.
+    ``attention``: a flash kernel of the second or later generation, of the first, a fused softmax between two GEMMs, or
+    plain kernels. ``execution`` selects the timing model: Megatron-style micro-batched pipelines, or COMET's layer loop.
+    ``stack`` names the software stack; by default "megatron", and "ideal" for COMET.
     """
 
     tp: Count = 1
@@ -42,7 +44,8 @@ class Strategy(Spec):
     precision: Precision = "bf16"
     gradient_precision: Precision = "fp32"
     optimizer: Literal["adam", "sgd", "sgd_momentum"] = "adam"
-    attention: Literal["flash", "unfused"] = "flash"
+    attention: Literal["flash", "flash1", "fused", "unfused"] = "flash"
+    fused_norm: Switch = True
     capacity_factor: Ratio = 1.0
     overlap_dp: Switch = True
     overlap_tp: Switch = False
@@ -57,6 +60,7 @@ class Strategy(Spec):
     hybrid_bandwidth: Literal["harmonic", "overlapped"] = "harmonic"
     placement: str = "tp-cp-dp-pp"
     execution: Literal["megatron", "comet"] = "megatron"
+    stack: Name | None = None
 
     @field_validator("placement")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import subprocess
 from collections.abc import Mapping
@@ -46,7 +47,22 @@ def commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def provenance(specs: Mapping[str, Spec]) -> dict[str, str]:
-    """Package version, commit, calibration and the digest of each input."""
+def provenance(specs: Mapping[str, Spec], axes: Any = (), replace: Any = ()) -> dict[str, str]:
+    """Package version, commit, calibration, the digest of each input, and what was swept, chosen and replaced."""
+    strategy = specs["strategy"].model_dump(mode="json", exclude_defaults=True)
+    extra = {
+        "strategy": json.dumps(strategy, sort_keys=True),
+        "devices": str(getattr(specs["cluster"], "devices", "")),
+        "axes": json.dumps({a.name: a.coordinates for a in axes}, sort_keys=True, default=str),
+        "replaced": ", ".join(f"{q.name}:{_code(q)}" for q in replace),
+    }
     inputs = {f"input_{name}": f"{getattr(spec, 'id', name)}:{digest(spec)}" for name, spec in specs.items()}
-    return {"dse_version": version(), "git_commit": commit(), "calibration": CALIBRATION, **inputs}
+    return {"dse_version": version(), "git_commit": commit(), "calibration": CALIBRATION, **inputs, **extra}
+
+
+def _code(quantity: Any) -> str:
+    """Digest of the source of a quantity of the user's own."""
+    try:
+        return digest(inspect.getsource(quantity.function))
+    except (OSError, TypeError):
+        return digest(quantity.equation)

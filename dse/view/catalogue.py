@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dse.errors import Fault, SpecError
-from dse.spec import catalogue, load_accelerator, load_cluster, load_model, load_node
+from dse.spec import catalogue, load_accelerator, load_cluster, load_model, load_node, load_stack
 from dse.units import engineering
 
-ORDER = ("model", "cluster", "accelerator", "node")
+ORDER = ("model", "cluster", "accelerator", "node", "stack")
 
 
 def catalogue_rows(kind: str | None = None) -> list[dict[str, Any]]:
@@ -34,6 +34,8 @@ def _describe(kind: str, entry: str) -> dict[str, str]:
         peak = device.matrix.bf16 or device.matrix.fp16 or 0.0
         memory = f"{engineering(device.memory.capacity, 'B')} at {engineering(device.memory.bandwidth, 'B/s')}"
         return {"name": device.name, "what": f"{engineering(peak, 'FLOP/s')}, {memory}"}
+    if kind == "stack":
+        return {"name": load_stack(entry).name, "what": ""}
     if kind == "node":
         node = load_node(entry)
         return {"name": node.name, "what": f"{node.devices} × {node.accelerator.id}"}

@@ -29,6 +29,9 @@ TERMS: dict[str, tuple[str, str, str]] = {
     "bubble": ("pipeline bubble", "#888888", "/"),
     "optimizer": ("optimizer", "#5A3418", ""),
     "offload": ("offload", "#666666", "x"),
+    "host_forward": ("host, forward", "#D9C7A3", "."),
+    "host_backward": ("host, backward", "#B79F6B", "."),
+    "stragglers": ("stragglers", "#404040", "+"),
     # memory
     "weights": ("weights", "#0772DF", ""),
     "gradients": ("gradients", "#296C1B", ""),
@@ -40,7 +43,9 @@ TERMS: dict[str, tuple[str, str, str]] = {
     "compute": ("compute", "#0772DF", ""),
     "memory": ("memory", "#FBAE1E", ""),
     "links": ("links", "#EE6B2A", ""),
-    "idle": ("idle and host", "#B2B2B2", ""),
+    "idle": ("idle devices", "#B2B2B2", ""),
+    "host": ("hosts", "#888888", ""),
+    "network": ("network ports", "#A21884", ""),
 }
 SPARE = ("#0772DF", "#EE6B2A", "#296C1B", "#BE7FA0", "#FBAE1E", "#A21884", "#5A3418", "#44AA99", "#888888", "#88CCEE")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

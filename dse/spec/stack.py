@@ -1,0 +1,50 @@
+"""Software stacks: what kernels and framework cost beyond the ideal roofline. Each constant has a meaning."""
+
+from __future__ import annotations
+
+from dse.spec.base import Entry
+from dse.spec.fields import Fraction, Multiple, PositiveFraction, Seconds
+
+
+class Stack(Entry):
+    """Constants of a training framework and its kernels; the defaults are the ideal.
+
+    ``*_passes`` multiply the memory traffic of a kind of element-wise kernel: 1 is one fused kernel that reads and
+    writes every tensor once; unfused or FP32 implementations make several passes.
+
+    Attributes:
+        norm_passes: residual add and norm, with a fused norm kernel.
+        norm_passes_unfused: the same where the strategy says ``fused_norm`` false.
+        activation_passes: the MLP's activation function and gate.
+        rotary_passes: rotary position embedding (and query/key norms).
+        softmax_passes: a fused scale-mask-softmax kernel (attention "fused").
+        softmax_passes_unfused: scale, mask, softmax and dropout as kernels of their own (attention "unfused").
+        loss_passes: cross-entropy over the vocabulary.
+        optimizer_passes: the optimizer step.
+        gradient_accumulation: share of the read-modify-write of the gradient buffer that a weight-gradient GEMM
+            cannot hide.
+        attention: rate of this stack's flash attention against the accelerator's best kernel.
+        kernels_per_layer: kernels that the host launches for one layer's forward pass (twice that backward).
+        launch: host time to launch one kernel; a layer takes at least kernels · launch.
+        overlap: share of the compute behind which data-parallel communication really hides.
+        hop: host and synchronization time of one pipeline send and receive.
+        step_overhead: host time of a step outside the layers (data loading, logging, clipping).
+        straggling: growth of the step time per doubling of the number of devices beyond one node.
+    """
+
+    norm_passes: Multiple = 1.0
+    norm_passes_unfused: Multiple = 1.0
+    activation_passes: Multiple = 1.0
+    rotary_passes: Multiple = 1.0
+    softmax_passes: Multiple = 1.0
+    softmax_passes_unfused: Multiple = 1.0
+    loss_passes: Multiple = 1.0
+    optimizer_passes: Multiple = 1.0
+    gradient_accumulation: Multiple = 0.0
+    attention: PositiveFraction = 1.0
+    kernels_per_layer: Multiple = 0.0
+    launch: Seconds = 0.0
+    overlap: PositiveFraction = 1.0
+    hop: Seconds = 0.0
+    step_overhead: Seconds = 0.0
+    straggling: Fraction = 0.0
