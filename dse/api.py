@@ -12,9 +12,7 @@ from dse.space.axes import Axis, axis
 __all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "sweep"]
 
 
-def estimate(
-    model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Any = ()
-) -> Result:
+def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Any = ()) -> Result:
     """Price one design.
 
     Args:

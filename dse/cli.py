@@ -29,8 +29,9 @@ Start here:
 Wherever an id is taken, so is your own YAML file: dse catalogue show dgx-a100 > mine.yaml
 """
 
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
-                  pretty_exceptions_enable=False)  # fmt: skip
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
 
@@ -54,7 +55,9 @@ def estimate(
     strategy: StrategyText,
     devices: Devices = None,
     tokens: Annotated[str | None, typer.Option(help="Also price a whole run of this many tokens, e.g. 300e9.")] = None,
-    explain: Annotated[str | None, typer.Option(help="Show the equations behind a quantity or term: step_time.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(help="Show the equations behind a quantity or term: step_time.")
+    ] = None,
     depth: Annotated[int, typer.Option(help="Levels of equations to show.", min=0)] = 99,
     out: Out = None,
     as_json: AsJson = False,
@@ -167,7 +170,9 @@ def parse_axis(text: str) -> Any:
             points = np.linspace(float(start), float(stop), int(count)).tolist()
             return dse.axis(path, points if unit else [f"{point:.12g}" for point in points], unit=unit)
         except ValueError:
-            raise SpecError([Fault(f"axis {path}", repr(body[:60]), "must be start:stop:count, count from 2")]) from None
+            raise SpecError(
+                [Fault(f"axis {path}", repr(body[:60]), "must be start:stop:count, count from 2")]
+            ) from None
     items = [item.strip() for item in body.split(",") if item.strip()]
     # Without a unit the text goes on as it is: a field with a dimension then asks for one.
     return dse.axis(path, [_number(item) for item in items] if unit else items, unit=unit)
@@ -186,7 +191,9 @@ def best(
     cluster: Cluster,
     devices: Annotated[int, typer.Option("--devices", help="Number of accelerators.", min=1)],
     global_batch: Annotated[int, typer.Option("--global-batch", help="Samples per step.", min=1)],
-    objective: Annotated[str, typer.Option(help="step_time, mfu, cost, energy, carbon, memory_bytes, ...")] = "step_time",
+    objective: Annotated[
+        str, typer.Option(help="step_time, mfu, cost, energy, carbon, memory_bytes, ...")
+    ] = "step_time",
     base: Annotated[str, typer.Option(help='Fixed strategy fields, e.g. "precision=fp8,overlap_tp=true".')] = "",
     option: Annotated[list[str] | None, typer.Option(help='Values to try: "tp=1,2,4", "recompute=none,full".')] = None,
     top: Annotated[int, typer.Option(help="How many to list.", min=1, max=1000)] = 5,
@@ -197,8 +204,16 @@ def best(
 
     chosen = {item.path.removeprefix("strategy."): list(item.values) for item in map(parse_axis, option or [])}
     try:
-        result = dse.best(model, cluster, devices=devices, global_batch=global_batch, objective=objective, top=top,
-                          base=base or None, options=chosen)  # fmt: skip
+        result = dse.best(
+            model,
+            cluster,
+            devices=devices,
+            global_batch=global_batch,
+            objective=objective,
+            top=top,
+            base=base or None,
+            options=chosen,
+        )
     except InfeasibleDesign as error:
         if as_json:
             echo_json({"feasible": False, "reasons": [{"why": str(error)}]})
@@ -235,8 +250,14 @@ def reproduce(
     folder = out or Path("out") / Path(study).name
     report = run_study(study, folder, echo=(lambda line: typer.echo(line, err=as_json)))
     if as_json:
-        echo_json({"study": study, "ok": report.ok, "out": str(folder),
-                   "verdicts": json.loads(report.verdicts.to_json(orient="records"))})  # fmt: skip
+        echo_json(
+            {
+                "study": study,
+                "ok": report.ok,
+                "out": str(folder),
+                "verdicts": json.loads(report.verdicts.to_json(orient="records")),
+            }
+        )
     if not report.ok:
         raise typer.Exit(1)
 
@@ -263,7 +284,9 @@ def catalogue_list(
 @catalogue_app.command("show")
 def catalogue_show(
     entry: Annotated[str, typer.Argument(help="Id of an entry.")],
-    kind: Annotated[str | None, typer.Option(help="Where an id names several: accelerator, node, cluster, model.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Where an id names several: accelerator, node, cluster, model.")
+    ] = None,
 ) -> None:
     """Print an entry's YAML: the start of a file of your own."""
     from dse.view.catalogue import find_entry
@@ -301,7 +324,9 @@ def version(show: bool) -> None:
 
 @app.callback()
 def _options(
-    show: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+    show: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 

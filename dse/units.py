@@ -134,8 +134,19 @@ def unit_label(unit: str) -> str:
     return "a plain number" if unit in ("", "1") else unit
 
 
-_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""),
-             (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))  # fmt: skip
+_PREFIXES = (
+    (1e18, "E"),
+    (1e15, "P"),
+    (1e12, "T"),
+    (1e9, "G"),
+    (1e6, "M"),
+    (1e3, "k"),
+    (1.0, ""),
+    (1e-3, "m"),
+    (1e-6, "µ"),
+    (1e-9, "n"),
+    (1e-12, "p"),
+)
 
 
 def engineering(value: float, unit: str, digits: int = 4) -> str:
@@ -158,16 +169,20 @@ def engineering(value: float, unit: str, digits: int = 4) -> str:
         return f"0 {unit}"
     if unit.startswith(("1/", "kg")) or "^" in unit:  # a prefix there would be wrong: m^2, kg, 1/s
         return f"{value:.{digits}g} {unit}"
-    for scale, prefix in _PREFIXES:
-        if magnitude >= scale * 0.9999995:
-            break
+    scale, prefix = next((p for p in _PREFIXES if magnitude >= p[0] * 0.9999995), _PREFIXES[-1])
     if unit == "s" and scale > 1:
         scale, prefix = 1.0, ""
     return f"{value / scale:.{digits}g} {prefix}{unit}"
 
 
-_CUSTOMARY = (("USD/s", "USD/h", 3600.0), ("USD/J", "USD/kWh", 3.6e6), ("kg/J", "kg/kWh", 3.6e6), ("kg", "t", 1e-3),
-              ("J", "MWh", 1 / 3.6e9), ("m^2", "m^2", 1.0))  # fmt: skip
+_CUSTOMARY = (
+    ("USD/s", "USD/h", 3600.0),
+    ("USD/J", "USD/kWh", 3.6e6),
+    ("kg/J", "kg/kWh", 3.6e6),
+    ("kg", "t", 1e-3),
+    ("J", "MWh", 1 / 3.6e9),
+    ("m^2", "m^2", 1.0),
+)
 
 
 def _duration(seconds: float) -> str:

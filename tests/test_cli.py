@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-STRATEGY = ("tp=8,pp=8,dp=16,micro_batch=1,global_batch=1536,recompute=selective,sequence_parallel=true,zero_stage=1")
+STRATEGY = "tp=8,pp=8,dp=16,micro_batch=1,global_batch=1536,recompute=selective,sequence_parallel=true,zero_stage=1"
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,9 @@ def test_bad_input_exits_2_with_a_clear_error(arguments, wanted):
 
 def test_best_reports_what_it_evaluated():
     """The best strategy comes with the same fields as an estimate and the number of designs evaluated."""
-    done = run("best", "--model", "llama3-8b", "--cluster", "dgx-h100", "--devices", "16", "--global-batch", "64", "--json")
+    done = run(
+        "best", "--model", "llama3-8b", "--cluster", "dgx-h100", "--devices", "16", "--global-batch", "64", "--json"
+    )
     found = json.loads(done.stdout)
     assert found["evaluated"] > 1000 and found["feasible"] is True
     assert found["step_time_s"] == pytest.approx(found["ranking"][0]["step_time"])

@@ -354,6 +354,8 @@ def test_blocks_and_workers_change_nothing(
         rankings.append((found.evaluated, found.feasible_count, found.ranking, found.strategy))
         assert values == sorted(values)
     assert all(ranking == rankings[0] for ranking in rankings[1:])
+    alone = dse.best(model, cluster, devices=devices, global_batch=batch, options=options, top=1)
+    assert alone.strategy == rankings[0][3] and len(alone.ranking) == 1
 
 
 def test_blocks_cover_a_space_once() -> None:

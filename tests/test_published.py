@@ -43,6 +43,9 @@ def test_activations_of_a_layer(id: str, t: int, b: int) -> None:
         found = per_layer(id, b, tp=t, sequence_parallel=parallel, recompute=recompute)
         assert found == pytest.approx(wanted, rel=1e-12), (parallel, recompute)
     assert per_layer(id, b, tp=t, partition_checkpoints=True, recompute="full") == pytest.approx(2 * sbh / t, rel=1e-12)
+    # Flash attention keeps no scores, only one 32-bit log-sum-exp a query and head.
+    flash = per_layer(id, b, tp=t, sequence_parallel=True, attention="flash")
+    assert flash == pytest.approx(34 * sbh / t + 4 * b * a * s / t, rel=1e-12)
 
 
 @pytest.mark.parametrize(("p", "v"), [(1, 1), (4, 1), (8, 1), (8, 3), (8, 6)])

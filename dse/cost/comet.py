@@ -64,10 +64,14 @@ def stage_parameters(model: Any, tp: Array, blocks: tuple[Block, ...]) -> dict[s
     return {"first": held, "last": held}
 
 
-@quantity("B", "b·s·(16·H + 2·h·s) / tp while a layer is recomputed; + 4·H·4·H / tp under ZeRO-3",
-          source="ZeRO-Infinity §3; COMET §5 as known")  # fmt: skip
-def working_bytes(model: Any, blocks: tuple[Block, ...], batch_per_pass: Array, recompute: Array, tp: Array,
-                  zero_stage: Array) -> Array:  # fmt: skip
+@quantity(
+    "B",
+    "b·s·(16·H + 2·h·s) / tp while a layer is recomputed; + 4·H·4·H / tp under ZeRO-3",
+    source="ZeRO-Infinity §3; COMET §5 as known",
+)
+def working_bytes(
+    model: Any, blocks: tuple[Block, ...], batch_per_pass: Array, recompute: Array, tp: Array, zero_stage: Array
+) -> Array:
     """Working memory of activations between two checkpoints (AWM), and of the largest gathered layer's states."""
     if model.family != "transformer":
         return 0.0
@@ -79,9 +83,12 @@ def working_bytes(model: Any, blocks: tuple[Block, ...], batch_per_pass: Array, 
 
 @quantity("s", "roofline and collective times of each layer", source=_SOURCE)
 def comet_rows(
-    blocks: tuple[Block, ...], operator_times: dict[str, Array], links: Links, gradient_precision: Array,
+    blocks: tuple[Block, ...],
+    operator_times: dict[str, Array],
+    links: Links,
+    gradient_precision: Array,
     zero_stage: Array,
-) -> list[tuple[Block, list[Row]]]:  # fmt: skip
+) -> list[tuple[Block, list[Row]]]:
     """The layers of each block, in execution order."""
     width = select(gradient_precision, GRADIENT_BYTES)
     return [(b, [_row(b, op, operator_times, links, width, zero_stage) for op in b.ops]) for b in blocks]
@@ -92,8 +99,11 @@ def _row(block: Block, op: Op, times: dict[str, Array], links: Links, width: Arr
         return times.get(f"{block.name}.{op.name}.{phase}", 0.0)
 
     def comm(phase: str, exchange: bool) -> Array:
-        return total(links.time(c.kind, c.group, c.bytes) for c in op.collectives
-                     if c.phase == phase and (c.group == "all") == exchange)  # fmt: skip
+        return total(
+            links.time(c.kind, c.group, c.bytes)
+            for c in op.collectives
+            if c.phase == phase and (c.group == "all") == exchange
+        )
 
     group = "expert_grad" if op.expert else "grad"
     size = op.weights * width
@@ -102,9 +112,17 @@ def _row(block: Block, op: Op, times: dict[str, Array], links: Links, width: Arr
         # ZeRO 1 and 2 reduce-scatter and gather: the volume of an all-reduce. Stage 3 gathers once more.
         gather = np.where(np.greater_equal(zero_stage, 3), links.time("all_gather", group, size), 0.0)
         reduce = links.time("all_reduce", group, size) + gather
-    return Row(op.name, compute("forward"), compute("input_grad"), compute("weight_grad"),
-               comm("forward", False), comm("input_grad", False), reduce,
-               comm("forward", True), comm("input_grad", True))  # fmt: skip
+    return Row(
+        op.name,
+        compute("forward"),
+        compute("input_grad"),
+        compute("weight_grad"),
+        comm("forward", False),
+        comm("input_grad", False),
+        reduce,
+        comm("forward", True),
+        comm("input_grad", True),
+    )
 
 
 @dataclass
@@ -130,7 +148,9 @@ class _Backward:
             inner.queue = np.where(busy, np.maximum(inner.queue, issued) + row.weight_comm, inner.queue)
         load = total(row.weight_comm for row in rows)
         later = inner.queue + np.maximum(count - 1.0, 0.0) * np.maximum(inner.clock, load)
-        self.queue = np.where(np.greater(count, 0), np.maximum(self.queue + count * load, self.clock + later), self.queue)
+        self.queue = np.where(
+            np.greater(count, 0), np.maximum(self.queue + count * load, self.clock + later), self.queue
+        )
         self.clock = self.clock + count * inner.clock
 
 

@@ -16,9 +16,13 @@ ACTIVATION_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
 OPERAND_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 GRADIENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
 # What runs where the matrix engine lacks a data type (a rule marks such designs infeasible).
-FALLBACK = {"fp8": ("fp8", "bf16", "fp16", "tf32", "fp32"), "bf16": ("bf16", "fp16", "tf32", "fp32"),
-            "fp16": ("fp16", "bf16", "tf32", "fp32"), "tf32": ("tf32", "fp32", "bf16"),
-            "fp32": ("fp32", "tf32", "bf16", "fp16")}  # fmt: skip
+FALLBACK = {
+    "fp8": ("fp8", "bf16", "fp16", "tf32", "fp32"),
+    "bf16": ("bf16", "fp16", "tf32", "fp32"),
+    "fp16": ("fp16", "bf16", "tf32", "fp32"),
+    "tf32": ("tf32", "fp32", "bf16"),
+    "fp32": ("fp32", "tf32", "bf16", "fp16"),
+}
 
 
 def gemm_traffic(m: Array, k: Array, n: Array, element: Array, buffer: Array, a_bytes: Array | None = None) -> Array:
@@ -89,14 +93,29 @@ def memory_bandwidth(cluster: Any, bandwidth_share: Array) -> Array:
 
 
 @quantity("", "sharding of one micro-batch on one device")
-def shard(tp: Array, cp: Array, ep: Array, sequence_parallel: Array, batch_per_pass: Array, precision: Array,
-          attention: Array, capacity_factor: Array, devices: Array) -> Shard:  # fmt: skip
+def shard(
+    tp: Array,
+    cp: Array,
+    ep: Array,
+    sequence_parallel: Array,
+    batch_per_pass: Array,
+    precision: Array,
+    attention: Array,
+    capacity_factor: Array,
+    devices: Array,
+) -> Shard:
     """What an operator needs to know of the strategy."""
     return Shard(
-        tp=tp, cp=cp, ep=ep, sequence_parallel=sequence_parallel, micro_batch=batch_per_pass,
-        element=select(precision, ACTIVATION_BYTES), flash=np.logical_or(np.equal(attention, "flash"), np.equal(attention, "flash1")),
-        capacity_factor=capacity_factor, devices=devices,
-    )  # fmt: skip
+        tp=tp,
+        cp=cp,
+        ep=ep,
+        sequence_parallel=sequence_parallel,
+        micro_batch=batch_per_pass,
+        element=select(precision, ACTIVATION_BYTES),
+        flash=np.logical_or(np.equal(attention, "flash"), np.equal(attention, "flash1")),
+        capacity_factor=capacity_factor,
+        devices=devices,
+    )
 
 
 @quantity("", "the model lowered to operators")
@@ -105,8 +124,11 @@ def blocks(model: Any, shard: Shard) -> tuple[Block, ...]:
     return model.lower(shard)
 
 
-@quantity("1", "matrix · sustained · useful share of tiles and waves · k / (k + k_overhead) (hook)",
-          source="tile and wave quantization re-derived; constants fitted to measured GEMMs")  # fmt: skip
+@quantity(
+    "1",
+    "matrix · sustained · useful share of tiles and waves · k / (k + k_overhead) (hook)",
+    source="tile and wave quantization re-derived; constants fitted to measured GEMMs",
+)
 def operator_efficiency(cluster: Any, precision: Array, attention: Array, stack: Any) -> Callable[..., Array]:
     """Hook: maps (operator, work, phase) to the achieved fraction of the matrix peak.
 
@@ -164,10 +186,17 @@ def tile_efficiency(work: Gemm, cores: Array, small_tile: Array, k_overhead: Arr
 
 @quantity("s", "max(FLOP / (peak · efficiency), Θ / BW) + launch", source="roofline; COMET §3.1 and 3.2")
 def operator_times(
-    blocks: tuple[Block, ...], matrix_peak: Array, vector_peak: Array, memory_bandwidth: Array,
-    operator_efficiency: Any, precision: Array, cluster: Any, stream_passes: dict[str, Array],
-    gradient_precision: Array, stack: Any,
-) -> dict[str, Array]:  # fmt: skip
+    blocks: tuple[Block, ...],
+    matrix_peak: Array,
+    vector_peak: Array,
+    memory_bandwidth: Array,
+    operator_efficiency: Any,
+    precision: Array,
+    cluster: Any,
+    stream_passes: dict[str, Array],
+    gradient_precision: Array,
+    stack: Any,
+) -> dict[str, Array]:
     """Time of each operator and phase in one pass of one device, keyed ``block.operator.phase``.
 
     A weight-gradient GEMM also adds to the gradient buffer: the share ``stack.gradient_accumulation`` of that read
@@ -206,8 +235,13 @@ def stream_passes(stack: Any, attention: Array, fused_norm: Array) -> dict[str, 
     """Multiplier of the memory traffic of element-wise operators, by the last word of their name."""
     softmax = np.where(np.equal(attention, "unfused"), stack.softmax_passes_unfused, stack.softmax_passes)
     norm = np.where(fused_norm, stack.norm_passes, stack.norm_passes_unfused)
-    return {"norm": norm, "activation": stack.activation_passes, "rotary": stack.rotary_passes, "softmax": softmax,
-            "loss": stack.loss_passes}  # fmt: skip
+    return {
+        "norm": norm,
+        "activation": stack.activation_passes,
+        "rotary": stack.rotary_passes,
+        "softmax": softmax,
+        "loss": stack.loss_passes,
+    }
 
 
 @quantity("s", "kernels_per_layer · launch", source="re-derived; a layer cannot run faster than the host launches it")
@@ -226,8 +260,11 @@ def work_traffic(work: Work, buffer: Array, operand: Array = 1.0) -> Array:
 
 def phase_time(block: Block, times: dict[str, Array], phase: Phase, *, core_only: bool = False) -> Array:
     """Time of one phase of one instance of a block, or of its attention core alone."""
-    return total(times[f"{block.name}.{op.name}.{phase}"] for op in block.ops
-                 if op.work(phase) is not None and (op.core or not core_only))  # fmt: skip
+    return total(
+        times[f"{block.name}.{op.name}.{phase}"]
+        for op in block.ops
+        if op.work(phase) is not None and (op.core or not core_only)
+    )
 
 
 @quantity("FLOP", "3 · forward FLOP of a sample · global batch", source="Narayanan et al. SC'21 eq. 3; PaLM app. B")

@@ -52,8 +52,9 @@ def compute_energy(hardware_flops: Array, energy_per_flop: Array) -> Array:
 
 
 @quantity("J", "passes · traffic · J/B of the local memory, all devices")
-def memory_energy(pass_traffic: Array, micro_batches: Array, devices: Array, pp: Array, cluster: Any,
-                  offload_transfer: Array) -> Array:  # fmt: skip
+def memory_energy(
+    pass_traffic: Array, micro_batches: Array, devices: Array, pp: Array, cluster: Any, offload_transfer: Array
+) -> Array:
     """Energy of memory traffic in one step, offload transfers included."""
     memory = cluster.accelerator.memory
     moved = pass_traffic * micro_batches / pp * memory.energy
@@ -64,18 +65,27 @@ def memory_energy(pass_traffic: Array, micro_batches: Array, devices: Array, pp:
 
 @quantity("J", "Σ collectives: bytes into each dimension · J/B")
 def link_energy(
-    blocks: tuple[Block, ...], links: Links, micro_batches: Array, pp: Array, devices: Array, recompute: Array,
+    blocks: tuple[Block, ...],
+    links: Links,
+    micro_batches: Array,
+    pp: Array,
+    devices: Array,
+    recompute: Array,
     stage_parameters: dict[str, dict[str, Array]],
-) -> Array:  # fmt: skip
+) -> Array:
     """Energy of the network links in one step on all devices."""
     again = select(recompute, {"none": 1.0, "selective": 1.0, "full": 2.0})
     per_pass = total(
         block.count * links.energy(c.kind, c.group, c.bytes) * (again if c.phase == "forward" else 1.0)
-        for block in blocks for op in block.ops for c in op.collectives if np.any(c.bytes)
-    )  # fmt: skip
+        for block in blocks
+        for op in block.ops
+        for c in op.collectives
+        if np.any(c.bytes)
+    )
     parameters = stage_parameters["first"]
-    gradients = (links.energy("all_reduce", "grad", 2.0 * parameters["dense"])
-                 + links.energy("all_reduce", "expert_grad", 2.0 * parameters["expert"]))  # fmt: skip
+    gradients = links.energy("all_reduce", "grad", 2.0 * parameters["dense"]) + links.energy(
+        "all_reduce", "expert_grad", 2.0 * parameters["expert"]
+    )
     boundary: Array = 0.0
     for block in blocks:
         boundary = np.maximum(boundary, block.boundary)
@@ -87,17 +97,24 @@ def link_energy(
 def standing_energy(cluster: Any, devices: Array, step_time: Array) -> dict[str, Array]:
     """Energy drawn whatever the work."""
     node = cluster.node
-    each = {"idle": node.accelerator.idle_power, "host": node.host_power / node.devices,
-            "network": total(dimension.power for dimension in cluster.network.dimensions)}  # fmt: skip
+    each = {
+        "idle": node.accelerator.idle_power,
+        "host": node.host_power / node.devices,
+        "network": total(dimension.power for dimension in cluster.network.dimensions),
+    }
     return {name: step_time * devices * watts for name, watts in each.items()}
 
 
 @quantity("J", "compute, memory, links, idle, host, network; the devices' part capped at TDP · step_time")
 def energy_breakdown(
-    compute_energy: Array, memory_energy: Array, link_energy: Array,
-    standing_energy: dict[str, Array], cluster: Any,
-    devices: Array, step_time: Array,
-) -> dict[str, Array]:  # fmt: skip
+    compute_energy: Array,
+    memory_energy: Array,
+    link_energy: Array,
+    standing_energy: dict[str, Array],
+    cluster: Any,
+    devices: Array,
+    step_time: Array,
+) -> dict[str, Array]:
     """Energy of one step by cause, before the facility's overhead.
 
     A device cannot draw more than its TDP for long; where the sum says so, compute and memory are scaled down.
@@ -105,8 +122,7 @@ def energy_breakdown(
     accelerator = cluster.accelerator
     budget = np.maximum(accelerator.tdp - accelerator.idle_power, 0.0) * devices * step_time
     scale = np.minimum(1.0, budget / np.maximum(compute_energy + memory_energy, 1e-30))
-    return {"compute": compute_energy * scale, "memory": memory_energy * scale, "links": link_energy,
-            **standing_energy}  # fmt: skip
+    return {"compute": compute_energy * scale, "memory": memory_energy * scale, "links": link_energy, **standing_energy}
 
 
 @quantity("J", "PUE · Σ energy_breakdown")

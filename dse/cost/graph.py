@@ -1,9 +1,9 @@
 """The cost model as a graph of named quantities.
 
 A quantity is a function. Its name is the quantity's name, its parameters are the names of what it needs: other
-quantities, fields of the strategy, or the specifications ``model``, ``cluster``, ``strategy`` and ``stack``. That is all the
-wiring there is: to find an equation, search for ``def <quantity>``; to change one, write a function of the same name
-and hand it to another :class:`Graph`.
+quantities, fields of the strategy, or the specifications ``model``, ``cluster``, ``strategy`` and ``stack``. That is
+all the wiring there is: to find an equation, search for ``def <quantity>``; to change one, write a function of the
+same name and hand it to another :class:`Graph`.
 
 The functions do plain arithmetic that broadcasts, so the same graph prices one design or a space of millions, and
 ``explain`` can show every step of one design with its inputs.
@@ -132,8 +132,9 @@ class Evaluation:
 
     def _recorded(self, q: Quantity) -> Any:
         step = Step(q, None, inputs=[need for need in q.needs if need not in SPECS])
-        arguments = [Traced.wrap(self[need], need, step.fields) if need in self.specs else self[need]
-                     for need in q.needs]  # fmt: skip
+        arguments = [
+            Traced.wrap(self[need], need, step.fields) if need in self.specs else self[need] for need in q.needs
+        ]
         step.value = q.function(*arguments)
         if self.steps is not None:
             self.steps[q.name] = step
@@ -151,8 +152,10 @@ class Traced:
         if isinstance(value, Spec):
             return cls(value, path, log, (value, "") if isinstance(value, Entry) else owner)
         if isinstance(value, tuple) and value and all(isinstance(item, Spec) for item in value):
-            return tuple(cls.wrap(item, f"{path}.{getattr(item, 'name', i)}", log, _within(owner, item, i))
-                         for i, item in enumerate(value))  # fmt: skip
+            return tuple(
+                cls.wrap(item, f"{path}.{getattr(item, 'name', i)}", log, _within(owner, item, i))
+                for i, item in enumerate(value)
+            )
         return value
 
     def __getattr__(self, name: str) -> Any:

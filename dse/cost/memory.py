@@ -37,8 +37,10 @@ def stage_parameters(
     kinds = {}
     for kind, expert in (("dense", False), ("expert", True)):
         body = total(b.count * o.weights for b in blocks for o in b.ops if b.place == "body" and o.expert == expert)
-        ends = {place: total(o.weights for b in blocks for o in b.ops if b.place == place and o.expert == expert)
-                for place in ("first", "last")}  # fmt: skip
+        ends = {
+            place: total(o.weights for b in blocks for o in b.ops if b.place == place and o.expert == expert)
+            for place in ("first", "last")
+        }
         head = np.where(np.greater(tied, 0), ends["last"], 0.0)
         alone = np.less_equal(pp, 1)
         kinds[kind] = {
@@ -54,12 +56,19 @@ def zero_ranks(data_parallel: Array, cp: Array, ep: Array) -> dict[str, Array]:
     return {"dense": data_parallel * cp, "expert": data_parallel * cp / ep}
 
 
-@quantity("B", "2Ψ, 2–4Ψ, 12Ψ; stage 1 divides the optimizer, 2 the gradients, 3 the weights by d",
-          source="Rajbhandari et al., ZeRO, SC'20 §3–5")  # fmt: skip
+@quantity(
+    "B",
+    "2Ψ, 2–4Ψ, 12Ψ; stage 1 divides the optimizer, 2 the gradients, 3 the weights by d",
+    source="Rajbhandari et al., ZeRO, SC'20 §3–5",
+)
 def model_states(
-    stage_parameters: dict[str, dict[str, Array]], zero_ranks: dict[str, Array], zero_stage: Array, precision: Array,
-    gradient_precision: Array, optimizer: Array,
-) -> dict[str, dict[str, Array]]:  # fmt: skip
+    stage_parameters: dict[str, dict[str, Array]],
+    zero_ranks: dict[str, Array],
+    zero_stage: Array,
+    precision: Array,
+    gradient_precision: Array,
+    optimizer: Array,
+) -> dict[str, dict[str, Array]]:
     """Bytes of weights, gradients and optimizer states on a device of the first and of the last stage."""
     width = select(precision, WEIGHT_BYTES)
     master = np.where(np.less(width, 4), 4.0, 0.0)
@@ -72,20 +81,24 @@ def model_states(
     result: dict[str, dict[str, Array]] = {}
     for stage, parameters in stage_parameters.items():
         result[stage] = {
-            name: size * total(
+            name: size
+            * total(
                 parameters[kind] / np.where(np.greater_equal(zero_stage, from_stage), zero_ranks[kind], 1.0)
                 for kind in parameters
             )
             for name, (size, from_stage) in bytes_each.items()
-        }  # fmt: skip
+        }
     return result
 
 
 # -- activations --------------------------------------------------------------------------------------------
 
 
-@quantity("1", "micro-batches whose activations the first and the last stage hold at once",
-          source="Narayanan et al. SC'21 §2.2; Korthikanti et al. §4.2.3; Qi et al., zero bubble, §2")  # fmt: skip
+@quantity(
+    "1",
+    "micro-batches whose activations the first and the last stage hold at once",
+    source="Narayanan et al. SC'21 §2.2; Korthikanti et al. §4.2.3; Qi et al., zero bubble, §2",
+)
 def in_flight(schedule: Array, pp: Array, virtual_stages: Array, micro_batches: Array) -> dict[str, Array]:
     """In units of one micro-batch through all layers of the stage.
 
@@ -100,16 +113,27 @@ def in_flight(schedule: Array, pp: Array, virtual_stages: Array, micro_batches: 
         left = pp - index
         interleaved = (2.0 * (left - 1.0) + (v - 1.0) * pp + 1.0) / v
         one_f_one_b = np.where(np.greater(v, 1), interleaved, left)
-        held = select(schedule, {"gpipe": micro_batches, "1f1b": one_f_one_b, "interleaved": one_f_one_b,
-                                 "zero_bubble_h1": pp, "zero_bubble_h2": 2.0 * pp - 1.0})  # fmt: skip
+        held = select(
+            schedule,
+            {
+                "gpipe": micro_batches,
+                "1f1b": one_f_one_b,
+                "interleaved": one_f_one_b,
+                "zero_bubble_h1": pp,
+                "zero_bubble_h2": 2.0 * pp - 1.0,
+            },
+        )
         result[stage] = np.minimum(held, micro_batches)
     single = np.logical_or(np.equal(schedule, "1f1b"), np.equal(schedule, "interleaved"))
     result["head"] = np.where(single, 1.0, result["last"])
     return result
 
 
-@quantity("B", "Σ saved tensors of the operators; none, selective: without the attention core; full: the input only",
-          source="Korthikanti et al., Reducing Activation Recomputation, eqs. 1–5")  # fmt: skip
+@quantity(
+    "B",
+    "Σ saved tensors of the operators; none, selective: without the attention core; full: the input only",
+    source="Korthikanti et al., Reducing Activation Recomputation, eqs. 1–5",
+)
 def saved_per_pass(
     blocks: tuple[Block, ...], recompute: Array, partition_checkpoints: Array, sequence_parallel: Array, tp: Array
 ) -> dict[str, Array]:
@@ -136,14 +160,14 @@ def activation_bytes(
     body = saved_per_pass["body"] * share
     first = body + saved_per_pass["first"] + np.where(alone, saved_per_pass["last"], 0.0)
     last = body + np.where(alone, saved_per_pass["first"], 0.0)
-    return {"first": first * in_flight["first"],
-            "last": last * in_flight["last"] + saved_per_pass["last"] * in_flight["head"]}  # fmt: skip
+    return {
+        "first": first * in_flight["first"],
+        "last": last * in_flight["last"] + saved_per_pass["last"] * in_flight["head"],
+    }
 
 
 @quantity("B", "largest layer's dropped activations while it is recomputed + gathered ZeRO-3 weights")
-def working_bytes(
-    blocks: tuple[Block, ...], recompute: Array, zero_stage: Array, precision: Array
-) -> Array:
+def working_bytes(blocks: tuple[Block, ...], recompute: Array, zero_stage: Array, precision: Array) -> Array:
     """Memory that lives only while a layer runs: its recomputed activations, and two layers' gathered weights."""
     layers = [b for b in blocks if b.place == "body"]
     whole, core, weights = 0.0, 0.0, 0.0
@@ -161,16 +185,18 @@ def working_bytes(
 
 @quantity("B", "model states + tables + activations + working + reserved, by stage")
 def footprints(
-    model_states: dict[str, dict[str, Array]], activation_bytes: dict[str, Array], working_bytes: Array,
-    blocks: tuple[Block, ...], cluster: Any,
-) -> dict[str, dict[str, Array]]:  # fmt: skip
+    model_states: dict[str, dict[str, Array]],
+    activation_bytes: dict[str, Array],
+    working_bytes: Array,
+    blocks: tuple[Block, ...],
+    cluster: Any,
+) -> dict[str, dict[str, Array]]:
     """Everything a device of the first and of the last stage holds, wherever it lies."""
     rest = {"working": working_bytes, "reserved": cluster.accelerator.reserved_memory}
     tables = total(b.count * o.table_bytes for b in blocks for o in b.ops)
     if np.any(tables):
         rest["tables"] = tables
-    return {stage: {**states, "activations": activation_bytes[stage], **rest}
-            for stage, states in model_states.items()}  # fmt: skip
+    return {stage: {**states, "activations": activation_bytes[stage], **rest} for stage, states in model_states.items()}
 
 
 @quantity("B", "max over first and last stage of Σ footprint")
@@ -184,8 +210,10 @@ def memory_bytes(footprints: dict[str, dict[str, Array]]) -> Array:
 def memory_breakdown(footprints: dict[str, dict[str, Array]]) -> dict[str, Array]:
     """The footprint of the fullest device by tensor class; adds up to ``memory_bytes``."""
     first, last = (total(parts.values()) for parts in footprints.values())
-    return {name: np.where(first >= last, footprints["first"][name], footprints["last"][name])
-            for name in footprints["first"]}  # fmt: skip
+    return {
+        name: np.where(first >= last, footprints["first"][name], footprints["last"][name])
+        for name in footprints["first"]
+    }
 
 
 def tier_table(cluster: Any) -> dict[str, Any]:
@@ -195,23 +223,35 @@ def tier_table(cluster: Any) -> dict[str, Any]:
 
 @quantity("B", "Σ of the tensor classes that are placed in each tier; an overflow spreads into the expansion")
 def tier_bytes(
-    footprints: dict[str, dict[str, Array]], cluster: Any, offload_weights: Array, offload_gradients: Array,
-    offload_optimizer: Array, offload_activations: Array, memory_expansion: Array,
-) -> dict[str, Array]:  # fmt: skip
+    footprints: dict[str, dict[str, Array]],
+    cluster: Any,
+    offload_weights: Array,
+    offload_gradients: Array,
+    offload_optimizer: Array,
+    offload_activations: Array,
+    memory_expansion: Array,
+) -> dict[str, Array]:
     """Bytes of one device in each memory tier, on the stage that fills it most."""
-    home = {"weights": offload_weights, "gradients": offload_gradients, "optimizer": offload_optimizer,
-            "activations": offload_activations}  # fmt: skip
+    home = {
+        "weights": offload_weights,
+        "gradients": offload_gradients,
+        "optimizer": offload_optimizer,
+        "activations": offload_activations,
+    }
     tiers = tier_table(cluster)
     per_stage = []
     for parts in footprints.values():
-        per_stage.append({
-            tier: total(
-                np.where(np.equal(home.get(name, "local"), tier), size, 0.0) if name in home
-                else (size if tier == "local" else 0.0)
-                for name, size in parts.items()
-            )
-            for tier in tiers
-        })  # fmt: skip
+        per_stage.append(
+            {
+                tier: total(
+                    np.where(np.equal(home.get(name, "local"), tier), size, 0.0)
+                    if name in home
+                    else (size if tier == "local" else 0.0)
+                    for name, size in parts.items()
+                )
+                for tier in tiers
+            }
+        )
     held = {tier: np.maximum(per_stage[0][tier], per_stage[1][tier]) for tier in tiers}
     if len(tiers) > 1 and np.any(np.equal(memory_expansion, "spread")):
         first = next(name for name in tiers if name != "local")
@@ -230,8 +270,11 @@ def tier_capacity(cluster: Any) -> dict[str, Array]:
 @quantity("B", "bytes held, and capacity, of each tier that overflows")
 def tier_overflow(tier_bytes: dict[str, Array], tier_capacity: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
     """Tiers that hold more than they can, each with what it holds and what it can hold (of one design)."""
-    return {name: (held, tier_capacity[name]) for name, held in tier_bytes.items()
-            if np.any(np.greater(held, tier_capacity[name]))}  # fmt: skip
+    return {
+        name: (held, tier_capacity[name])
+        for name, held in tier_bytes.items()
+        if np.any(np.greater(held, tier_capacity[name]))
+    }
 
 
 def hybrid_bandwidth_share(footprint: Array, capacity: Array, local: Array, expanded: Array, mode: Array) -> Array:
@@ -266,8 +309,9 @@ def expanded_share(cluster: Any, memory_expansion: Array, hybrid_bandwidth: Arra
     if not len(cluster.node.expansion) or not np.any(np.equal(memory_expansion, "spread")):
         return 1.0
     local, tier = cluster.accelerator.memory, cluster.node.expansion[0]
-    return hybrid_bandwidth_share(expansion_footprint, local.capacity, local.bandwidth,
-                                  tier.bandwidth / tier.shared_by, hybrid_bandwidth)  # fmt: skip
+    return hybrid_bandwidth_share(
+        expansion_footprint, local.capacity, local.bandwidth, tier.bandwidth / tier.shared_by, hybrid_bandwidth
+    )
 
 
 @quantity("B", "footprint that memory expansion spreads")
@@ -281,9 +325,16 @@ def expansion_footprint(memory_bytes: Array) -> Array:
 
 @quantity("s", "Σ_class bytes moved per step / tier bandwidth", source="ZeRO-Infinity §4; re-derived")
 def offload_transfer(
-    model_states: dict[str, dict[str, Array]], saved_per_pass: dict[str, Array], cluster: Any, stage_layers: Array,
-    model: Any, micro_batches: Array, offload_weights: Array, offload_gradients: Array, offload_activations: Array,
-) -> Array:  # fmt: skip
+    model_states: dict[str, dict[str, Array]],
+    saved_per_pass: dict[str, Array],
+    cluster: Any,
+    stage_layers: Array,
+    model: Any,
+    micro_batches: Array,
+    offload_weights: Array,
+    offload_gradients: Array,
+    offload_activations: Array,
+) -> Array:
     """Time to move offloaded tensors between local memory and their tiers in one step, each tier on its own.
 
     Weights are fetched for every forward and backward pass and written back once, gradients are read and written in
@@ -299,7 +350,10 @@ def offload_transfer(
     }
     times: Array = 0.0
     for tier in cluster.node.expansion:
-        size = total(np.where(np.equal(home, tier.name), amount, 0.0) for home, amount in moved.values()
-                     if np.any(np.equal(home, tier.name)))  # fmt: skip
+        size = total(
+            np.where(np.equal(home, tier.name), amount, 0.0)
+            for home, amount in moved.values()
+            if np.any(np.equal(home, tier.name))
+        )
         times = np.maximum(times, size / (tier.bandwidth / tier.shared_by))
     return times

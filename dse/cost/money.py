@@ -28,8 +28,9 @@ def capital_rate(capital: Array, cluster: Any) -> Array:
 
 
 @quantity("USD", "own: capital and electricity; rent: the accelerator's price per hour")
-def cost_breakdown(capital_rate: Array, step_time: Array, energy: Array, cluster: Any,
-                   devices: Array) -> dict[str, Array]:  # fmt: skip
+def cost_breakdown(
+    capital_rate: Array, step_time: Array, energy: Array, cluster: Any, devices: Array
+) -> dict[str, Array]:
     """Cost of one step by cause."""
     own = np.equal(cluster.facility.pricing, "own")
     rate = cluster.accelerator.price_per_hour
@@ -62,9 +63,15 @@ def tokens_per_dollar(model: Any, global_batch: Array, cost: Array) -> Array:
     return global_batch * model.units_per_sample / np.maximum(cost, 1e-30)
 
 
-def run_totals(step_time: Array, energy: Array, cost: Array, carbon: Array, tokens_per_step: Array,
-               tokens: Array) -> dict[str, Array]:  # fmt: skip
+def run_totals(
+    step_time: Array, energy: Array, cost: Array, carbon: Array, tokens_per_step: Array, tokens: Array
+) -> dict[str, Array]:
     """Time, energy, cost and carbon of training on ``tokens`` tokens (or samples), in whole steps."""
     steps = np.ceil(tokens / tokens_per_step)
-    return {"run_steps": steps, "run_time": steps * step_time, "run_energy": steps * energy, "run_cost": steps * cost,
-            "run_carbon": steps * carbon}  # fmt: skip
+    return {
+        "run_steps": steps,
+        "run_time": steps * step_time,
+        "run_energy": steps * energy,
+        "run_cost": steps * cost,
+        "run_carbon": steps * carbon,
+    }

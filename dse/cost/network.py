@@ -145,9 +145,12 @@ class Links:
         result, inside = [], 1.0
         for dimension, n in zip(self.dimensions, shares, strict=True):
             switched = (n - 1.0) * inside / everyone
-            table = {name: switched if name in ("switch", "fully_connected")
-                     else all_to_all_load(name, n, dimension.bidirectional)
-                     for name in values_of(dimension.topology)}  # fmt: skip
+            table = {
+                name: switched
+                if name in ("switch", "fully_connected")
+                else all_to_all_load(name, n, dimension.bidirectional)
+                for name in values_of(dimension.topology)
+            }
             result.append((dimension, select(dimension.topology, table), np.minimum(n - 1.0, 1.0)))
             inside = inside * n
         return result
@@ -249,9 +252,15 @@ def group_shares(stride: Array, size: Array, sizes: list[Array]) -> list[Array]:
 
 @quantity("1", "ranks of each group in each network dimension")
 def placement_shares(
-    placement: Array, tp: Array, cp: Array, data_parallel: Array, pp: Array, ep: Array, devices: Array,
+    placement: Array,
+    tp: Array,
+    cp: Array,
+    data_parallel: Array,
+    pp: Array,
+    ep: Array,
+    devices: Array,
     dimension_sizes: list[Array],
-) -> dict[str, list[Array]]:  # fmt: skip
+) -> dict[str, list[Array]]:
     """Where each parallel group lies. Gradients are reduced over dp·cp; experts take the innermost of those ranks."""
     degrees = {"tp": tp, "cp": cp, "dp": data_parallel, "pp": pp}
     shares: dict[str, dict[str, list[Array]]] = {}
@@ -270,10 +279,11 @@ def placement_shares(
         shares[order] = found
     groups = next(iter(shares.values()))
     result = {
-        name: [select(placement, {order: shares[order][name][i] for order in shares})
-               for i in range(len(dimension_sizes))]
+        name: [
+            select(placement, {order: shares[order][name][i] for order in shares}) for i in range(len(dimension_sizes))
+        ]
         for name in groups
-    }  # fmt: skip
+    }
     result["all"] = dimension_sizes
     return result
 

@@ -41,6 +41,14 @@ def bubble_time(
     fill = pp * mean - slowest
     deferred = (pp - 1.0) * weight_grad
     one_f_one_b = fill / virtual_stages
-    idle = select(schedule, {"gpipe": fill, "1f1b": one_f_one_b, "interleaved": one_f_one_b,
-                             "zero_bubble_h1": fill - 2.0 * deferred, "zero_bubble_h2": fill - 3.0 * deferred})  # fmt: skip
+    idle = select(
+        schedule,
+        {
+            "gpipe": fill,
+            "1f1b": one_f_one_b,
+            "interleaved": one_f_one_b,
+            "zero_bubble_h1": fill - 2.0 * deferred,
+            "zero_bubble_h2": fill - 3.0 * deferred,
+        },
+    )
     return np.maximum(idle, 0.0)

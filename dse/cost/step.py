@@ -18,8 +18,18 @@ from dse.cost.pipeline import bubble_time
 from dse.spec.workload.op import Block
 
 PLACES = ("body", "first", "last")
-PASS_TERMS = ("forward", "recompute", "input_grad", "weight_grad", "host_forward", "host_backward",
-              "tp_comm_forward", "tp_comm_backward", "cp_comm", "ep_comm")  # fmt: skip
+PASS_TERMS = (
+    "forward",
+    "recompute",
+    "input_grad",
+    "weight_grad",
+    "host_forward",
+    "host_backward",
+    "tp_comm_forward",
+    "tp_comm_backward",
+    "cp_comm",
+    "ep_comm",
+)
 TERMS = (*PASS_TERMS, "pp_comm", "imbalance", "bubble", "dp_comm", "optimizer", "offload", "stragglers")
 
 
@@ -43,16 +53,27 @@ def collective_times(blocks: tuple[Block, ...], links: Links) -> dict[str, Array
 
 def communication(block: Block, times: dict[str, Array], group: str, phase: str) -> Array:
     """Time of all collectives of one group and phase in one instance of a block."""
-    found = [times[key] for op in block.ops for c in op.collectives if c.group == group and c.phase == phase
-             and (key := f"{block.name}.{op.name}.{c.phase}.{c.kind}.{c.group}") in times]  # fmt: skip
+    found = [
+        times[key]
+        for op in block.ops
+        for c in op.collectives
+        if c.group == group
+        and c.phase == phase
+        and (key := f"{block.name}.{op.name}.{c.phase}.{c.kind}.{c.group}") in times
+    ]
     return total(found)
 
 
 @quantity("s", "per layer: phases of compute, exposed collectives of tp, cp and ep")
 def layer_terms(
-    blocks: tuple[Block, ...], operator_times: dict[str, Array], collective_times: dict[str, Array], recompute: Array,
-    overlap_tp: Array, overlap_efficiency: Array, host_floor: Array,
-) -> dict[str, dict[str, Array]]:  # fmt: skip
+    blocks: tuple[Block, ...],
+    operator_times: dict[str, Array],
+    collective_times: dict[str, Array],
+    recompute: Array,
+    overlap_tp: Array,
+    overlap_efficiency: Array,
+    host_floor: Array,
+) -> dict[str, dict[str, Array]]:
     """Time of one instance of each block by term.
 
     ``host_*`` is what the launches of a layer's kernels take longer than the kernels themselves.
@@ -66,24 +87,30 @@ def layer_terms(
         forward = phase_time(block, ops, "forward")
         backward = (phase_time(block, ops, "input_grad"), phase_time(block, ops, "weight_grad"))
         core = {p: phase_time(block, ops, p, core_only=True) for p in ("forward", "input_grad")}
-        again = select(recompute, {"none": 0.0, "selective": core["forward"],
-                                   "full": forward if block.place == "body" else 0.0})  # fmt: skip
+        again = select(
+            recompute, {"none": 0.0, "selective": core["forward"], "full": forward if block.place == "body" else 0.0}
+        )
         floor = host_floor if block.place == "body" else 0.0
         runs = select(recompute, {"none": 1.0, "selective": 1.0, "full": 2.0 if block.place == "body" else 1.0})
         tp = [communication(block, comm, "tp", p) for p in ("forward", "input_grad")]
         hidden = [np.where(overlap_tp, work * overlap_efficiency, 0.0) for work in (forward, total(backward))]
         cp = [np.maximum(communication(block, comm, "cp", p) - core[p], 0.0) for p in core]
-        ep = [communication(block, comm, "ep", p) + communication(block, comm, "all", p)
-              for p in ("forward", "input_grad")]  # fmt: skip
+        ep = [
+            communication(block, comm, "ep", p) + communication(block, comm, "all", p)
+            for p in ("forward", "input_grad")
+        ]
         result[block.name] = {
-            "forward": forward, "recompute": again, "input_grad": backward[0], "weight_grad": backward[1],
+            "forward": forward,
+            "recompute": again,
+            "input_grad": backward[0],
+            "weight_grad": backward[1],
             "host_forward": runs * np.maximum(floor - forward, 0.0),
             "host_backward": np.maximum(2.0 * floor - total(backward), 0.0),
             "tp_comm_forward": np.maximum(tp[0] - hidden[0], 0.0) * runs,
             "tp_comm_backward": np.maximum(tp[1] - hidden[1], 0.0),
             "cp_comm": cp[0] * runs + cp[1],
             "ep_comm": ep[0] * runs + ep[1],
-        }  # fmt: skip
+        }
     return result
 
 
@@ -91,10 +118,11 @@ def layer_terms(
 def pass_terms(blocks: tuple[Block, ...], layer_terms: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
     """Time of one micro-batch through all blocks of the body, and of the first and last stage's extra blocks."""
     return {
-        place: {term: total(b.count * layer_terms[b.name][term] for b in blocks if b.place == place)
-                for term in PASS_TERMS}
+        place: {
+            term: total(b.count * layer_terms[b.name][term] for b in blocks if b.place == place) for term in PASS_TERMS
+        }
         for place in PLACES
-    }  # fmt: skip
+    }
 
 
 @quantity("s", "(T_body + T_first + T_last) / p")
@@ -133,16 +161,30 @@ def imbalance(micro_batches: Array, slowest_stage_time: Array, mean_stage_time: 
 
 
 @quantity("s", "see bubble_time", source="Narayanan et al. SC'21 §2.2; Qi et al. 2023 table 1")
-def bubble(schedule: Array, pp: Array, virtual_stages: Array, mean_stage_time: Array, slowest_stage_time: Array,
-           mean_stage_terms: dict[str, Array]) -> Array:  # fmt: skip
+def bubble(
+    schedule: Array,
+    pp: Array,
+    virtual_stages: Array,
+    mean_stage_time: Array,
+    slowest_stage_time: Array,
+    mean_stage_terms: dict[str, Array],
+) -> Array:
     """Pipeline fill and drain."""
-    return bubble_time(schedule, pp, virtual_stages, mean_stage_time, slowest_stage_time,
-                       mean_stage_terms["weight_grad"])  # fmt: skip
+    return bubble_time(
+        schedule, pp, virtual_stages, mean_stage_time, slowest_stage_time, mean_stage_terms["weight_grad"]
+    )
 
 
 @quantity("s", "2 · T_hop · (v·m + p − 1), or 2 · T_hop · (p − 1) when overlapped", source="re-derived")
-def pp_comm(blocks: tuple[Block, ...], links: Links, pp: Array, virtual_stages: Array, micro_batches: Array,
-            overlap_pp: Array, stack: Any) -> Array:  # fmt: skip
+def pp_comm(
+    blocks: tuple[Block, ...],
+    links: Links,
+    pp: Array,
+    virtual_stages: Array,
+    micro_batches: Array,
+    overlap_pp: Array,
+    stack: Any,
+) -> Array:
     """Activations and their gradients between stages; with overlap only the fill is exposed."""
     boundary: Array = 0.0
     for block in blocks:
@@ -154,10 +196,17 @@ def pp_comm(blocks: tuple[Block, ...], links: Links, pp: Array, virtual_stages: 
 
 @quantity("s", "gradients and parameters over the replicas; see the docstring", source="ZeRO §7; FSDP; re-derived")
 def dp_comm(
-    stage_parameters: dict[str, dict[str, Array]], links: Links, zero_stage: Array, gradient_precision: Array,
-    precision: Array, micro_batches: Array, overlap_dp: Array, overlap_efficiency: Array,
-    mean_stage_terms: dict[str, Array], stack: Any,
-) -> Array:  # fmt: skip
+    stage_parameters: dict[str, dict[str, Array]],
+    links: Links,
+    zero_stage: Array,
+    gradient_precision: Array,
+    precision: Array,
+    micro_batches: Array,
+    overlap_dp: Array,
+    overlap_efficiency: Array,
+    mean_stage_terms: dict[str, Array],
+    stack: Any,
+) -> Array:
     """Exposed communication of data parallelism.
 
     ========== ==========================================================================================
@@ -201,12 +250,21 @@ def _replica_times(
     return times("reduce_scatter", grad), times("all_gather", weight), times("all_reduce", grad)
 
 
-@quantity("s", "Ψ/d · (gradients read + 2 · optimizer states + weights written) / BW of their tier", source="re-derived")
+@quantity(
+    "s", "Ψ/d · (gradients read + 2 · optimizer states + weights written) / BW of their tier", source="re-derived"
+)
 def optimizer_time(
-    stage_parameters: dict[str, dict[str, Array]], zero_ranks: dict[str, Array], zero_stage: Array, precision: Array,
-    gradient_precision: Array, optimizer: Array, memory_bandwidth: Array, stack: Any, offload_optimizer: Array,
+    stage_parameters: dict[str, dict[str, Array]],
+    zero_ranks: dict[str, Array],
+    zero_stage: Array,
+    precision: Array,
+    gradient_precision: Array,
+    optimizer: Array,
+    memory_bandwidth: Array,
+    stack: Any,
+    offload_optimizer: Array,
     cluster: Any,
-) -> Array:  # fmt: skip
+) -> Array:
     """The optimizer step: passes over gradients, states and weights, and its host time.
 
     Offloaded states are updated where they lie, at that tier's bandwidth, once the last gradient is there.
@@ -224,8 +282,9 @@ def optimizer_time(
 
 
 @quantity("s", "max(T_transfer − compute, 0), or T_transfer without overlap", source="re-derived; ZeRO-Infinity §6")
-def offload(offload_transfer: Array, overlap_offload: Array, mean_stage_terms: dict[str, Array],
-            micro_batches: Array) -> Array:  # fmt: skip
+def offload(
+    offload_transfer: Array, overlap_offload: Array, mean_stage_terms: dict[str, Array], micro_batches: Array
+) -> Array:
     """Exposed time of moving offloaded tensors."""
     if not np.any(offload_transfer):
         return 0.0
@@ -235,13 +294,27 @@ def offload(offload_transfer: Array, overlap_offload: Array, mean_stage_terms: d
 
 @quantity("s", "terms of one training step")
 def breakdown(
-    mean_stage_terms: dict[str, Array], micro_batches: Array, pp_comm: Array, imbalance: Array, bubble: Array,
-    dp_comm: Array, optimizer_time: Array, offload: Array, straggler_share: Array,
-) -> dict[str, Array]:  # fmt: skip
+    mean_stage_terms: dict[str, Array],
+    micro_batches: Array,
+    pp_comm: Array,
+    imbalance: Array,
+    bubble: Array,
+    dp_comm: Array,
+    optimizer_time: Array,
+    offload: Array,
+    straggler_share: Array,
+) -> dict[str, Array]:
     """Where the time of a step goes; adds up to ``step_time``."""
     terms = {name: mean_stage_terms[name] * micro_batches for name in PASS_TERMS}
-    terms = {**terms, "pp_comm": pp_comm, "imbalance": imbalance, "bubble": bubble, "dp_comm": dp_comm,
-             "optimizer": optimizer_time, "offload": offload}  # fmt: skip
+    terms = {
+        **terms,
+        "pp_comm": pp_comm,
+        "imbalance": imbalance,
+        "bubble": bubble,
+        "dp_comm": dp_comm,
+        "optimizer": optimizer_time,
+        "offload": offload,
+    }
     lost = straggler_share * total(terms.values()) if np.any(straggler_share) else 0.0
     return {**terms, "stragglers": lost}
 

@@ -23,8 +23,17 @@ from dse.space.enumerate import strategy_axes
 
 BLOCK = 1 << 20  # designs evaluated at once: few enough for memory, many enough to hide the cost of calls
 # Objectives: quantity and whether less is better.
-OBJECTIVES = {"step_time": True, "tokens_per_s": False, "mfu": False, "cost": True, "energy": True, "carbon": True,
-              "memory_bytes": True, "tokens_per_dollar": False, "tokens_per_joule": False}  # fmt: skip
+OBJECTIVES = {
+    "step_time": True,
+    "tokens_per_s": False,
+    "mfu": False,
+    "cost": True,
+    "energy": True,
+    "carbon": True,
+    "memory_bytes": True,
+    "tokens_per_dollar": False,
+    "tokens_per_joule": False,
+}
 
 
 @dataclass(frozen=True)
@@ -148,17 +157,31 @@ class Best(Result):
     ranking: list[dict[str, Any]]
 
     def summary(self) -> dict[str, Any]:
-        return {"strategy": self.strategy, "objective": self.objective, "evaluated": self.evaluated,
-                "feasible_designs": self.feasible_count, **super().summary()}  # fmt: skip
+        return {
+            "strategy": self.strategy,
+            "objective": self.objective,
+            "evaluated": self.evaluated,
+            "feasible_designs": self.feasible_count,
+            **super().summary(),
+        }
 
     def __repr__(self) -> str:
         chosen = ", ".join(f"{name}={str(value).lower()}" for name, value in self.strategy.items())
-        return (f"best of {self.evaluated:,} strategies ({self.feasible_count:,} feasible) by {self.objective}\n"
-                f"{chosen}\n\n{super().__repr__()}")  # fmt: skip
+        return (
+            f"best of {self.evaluated:,} strategies ({self.feasible_count:,} feasible) by {self.objective}\n"
+            f"{chosen}\n\n{super().__repr__()}"
+        )
 
 
-def strategy_space(model: Any, cluster: Any, *, devices: int, global_batch: int, base: Any = None,
-                   options: Mapping[str, Sequence[Any]] | None = None) -> Space:  # fmt: skip
+def strategy_space(
+    model: Any,
+    cluster: Any,
+    *,
+    devices: int,
+    global_batch: int,
+    base: Any = None,
+    options: Mapping[str, Sequence[Any]] | None = None,
+) -> Space:
     """The space of strategies for a model on ``devices`` accelerators.
 
     Raises:
@@ -187,9 +210,19 @@ def _base_strategy(base: Any) -> dict[str, Any]:
     return parse_strategy(base) if isinstance(base, str) else dict(base)
 
 
-def best(model: Any, cluster: Any, *, devices: int, global_batch: int, objective: str = "step_time", top: int = 5,
-         base: Any = None, options: Mapping[str, Sequence[Any]] | None = None, workers: int | None = None,
-         replace: Any = ()) -> Best:  # fmt: skip
+def best(
+    model: Any,
+    cluster: Any,
+    *,
+    devices: int,
+    global_batch: int,
+    objective: str = "step_time",
+    top: int = 5,
+    base: Any = None,
+    options: Mapping[str, Sequence[Any]] | None = None,
+    workers: int | None = None,
+    replace: Any = (),
+) -> Best:
     """Find the best feasible strategy by evaluating all of them.
 
     Args:
@@ -242,8 +275,10 @@ def _why_none(space: Space) -> str:
             failing[name] += bool(np.any(np.greater_equal(margin, 0)))
     never = [name for name, count in failing.items() if count == 0]
     if np.isfinite(nearest):
-        return (f"none of the {space.size:,} strategies fits in memory: the nearest legal one lacks "
-                f"{-nearest / 1e9:.1f} GB per device; use more devices, more memory, offload or a smaller batch")  # fmt: skip
+        return (
+            f"none of the {space.size:,} strategies fits in memory: the nearest legal one lacks "
+            f"{-nearest / 1e9:.1f} GB per device; use more devices, more memory, offload or a smaller batch"
+        )
     names = never or _tightest(space)
     plain = {name: re.sub(r" ?=? ?\{[^}]*\}[^ ,;]*", "", text) for name, text in rules.texts().items()}
     texts = "; ".join(f"{name}: {plain[name]}" for name in names) or "no design satisfies all rules at once"

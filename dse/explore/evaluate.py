@@ -94,7 +94,9 @@ def bind_axes(specs: Mapping[str, Spec], axes: Sequence[Axis], devices: Any = No
     for item in axes:
         place = locate(item.path, specs)
         if not place.steps:
-            loader = {"model": load_model, "cluster": load_cluster, "strategy": load_strategy, "stack": load_stack}[place.root]
+            loader = {"model": load_model, "cluster": load_cluster, "strategy": load_strategy, "stack": load_stack}[
+                place.root
+            ]
             values = [loader(value) for value in item.values]
             if place.root == "cluster" and devices is not None:
                 values = [value.replace(devices=devices) for value in values]
@@ -138,7 +140,9 @@ def price(
     if not devices_given and strategy.dp is not None:
         count = strategy.tp * strategy.pp * strategy.cp * strategy.dp
         if np.any(np.greater(count, MAX_DEVICES)):
-            raise SpecError([Fault("strategy", f"tp·pp·cp·dp = {np.max(count):.4g}", f"must not exceed {MAX_DEVICES:,}")])
+            raise SpecError(
+                [Fault("strategy", f"tp·pp·cp·dp = {np.max(count):.4g}", f"must not exceed {MAX_DEVICES:,}")]
+            )
         cluster = cluster.model_copy(update={"devices": count})
     _check_tiers(strategy, cluster)
     stack = specs.get("stack") or load_stack(stack_name(strategy))
@@ -193,7 +197,9 @@ def _name_of(item: Any) -> str:
 def _own(original: Quantity, item: Any) -> Quantity:
     """A plain function or value in the place of a quantity, with its name and unit."""
     if callable(item):
-        return Quantity(original.name, item, original.unit, "the user's own", "the call", tuple(signature(item).parameters))
+        return Quantity(
+            original.name, item, original.unit, "the user's own", "the call", tuple(signature(item).parameters)
+        )
     return Quantity(original.name, lambda: item, original.unit, f"{item!r}"[:60], "the call", ())
 
 
@@ -215,8 +221,13 @@ def _check_tiers(strategy: Any, cluster: Any) -> None:
     for name in ("weights", "gradients", "optimizer", "activations"):
         for value in np.unique(getattr(strategy, f"offload_{name}")).tolist():
             if value not in known:
-                faults.append(Fault(f"strategy.offload_{name}", repr(value),
-                                    f"the cluster's memory tiers are {', '.join(sorted(known))}"))  # fmt: skip
+                faults.append(
+                    Fault(
+                        f"strategy.offload_{name}",
+                        repr(value),
+                        f"the cluster's memory tiers are {', '.join(sorted(known))}",
+                    )
+                )
     if np.any(np.equal(strategy.memory_expansion, "spread")) and not cluster.node.expansion:
         faults.append(Fault("strategy.memory_expansion", "'spread'", "the cluster's node has no expansion tier"))
     if faults:

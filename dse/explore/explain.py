@@ -28,11 +28,16 @@ class Explanation:
             return {"name": name, "value": _plain(self._evaluation[name]), "unit": "1", "equation": "strategy"}
         q = step.quantity
         node: dict[str, Any] = {
-            "name": name, "value": _plain(step.value), "unit": q.unit, "equation": q.equation, "meaning": q.summary,
+            "name": name,
+            "value": _plain(step.value),
+            "unit": q.unit,
+            "equation": q.equation,
+            "meaning": q.summary,
             "source": q.source,
-            "fields": [{"path": r.path, "value": _plain(r.value), "unit": r.unit, "source": r.source}
-                       for r in step.fields],
-        }  # fmt: skip
+            "fields": [
+                {"path": r.path, "value": _plain(r.value), "unit": r.unit, "source": r.source} for r in step.fields
+            ],
+        }
         if name in _seen:
             return {**node, "fields": [], "inputs": [], "shown_above": True}
         node["inputs"] = [self.to_dict(need, _seen | {name}) for need in step.inputs]
@@ -88,15 +93,21 @@ class Explanation:
         if name in seen:
             return f"<div><b>{escape(name)}</b>{value} <i>shown above</i></div>"
         seen.add(name)
-        rows = [f"<div><code>{escape(q.equation)}</code> <i>{escape(q.source)}</i></div>",
-                f"<div>{escape(q.summary)}</div>"]  # fmt: skip
+        rows = [
+            f"<div><code>{escape(q.equation)}</code> <i>{escape(q.source)}</i></div>",
+            f"<div>{escape(q.summary)}</div>",
+        ]
         rows += [f"<div>· {escape(e)} = {escape(shown(v, q.unit))}</div>" for e, v in entries(step.value).items()]
-        rows += [f"<div>← {escape(r.path)} = {escape(shown(r.value, r.unit or '1'))} <i>{escape(r.source)}</i></div>"
-                 for r in step.fields]  # fmt: skip
+        rows += [
+            f"<div>← {escape(r.path)} = {escape(shown(r.value, r.unit or '1'))} <i>{escape(r.source)}</i></div>"
+            for r in step.fields
+        ]
         rows += [self._html(need, depth + 1, seen) for need in step.inputs]
         opened = " open" if depth < 1 else ""
-        return (f"<details{opened} style='margin-left:1em'><summary><b>{escape(name)}</b>{value}</summary>"
-                f"<div style='margin-left:1em'>{''.join(rows)}</div></details>")  # fmt: skip
+        return (
+            f"<details{opened} style='margin-left:1em'><summary><b>{escape(name)}</b>{value}</summary>"
+            f"<div style='margin-left:1em'>{''.join(rows)}</div></details>"
+        )
 
 
 def entries(value: Any, prefix: str = "") -> dict[str, Any]:

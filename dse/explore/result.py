@@ -24,6 +24,7 @@ from dse.explore.evaluate import (
     with_stack,
 )
 from dse.explore.explain import Explanation
+from dse.explore.points import Sentence, index_of
 from dse.space import rules
 from dse.space.axes import with_value
 from dse.spec.base import Spec
@@ -34,10 +35,26 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # Quantities of every table, in order.
-HEADLINES = ("step_time", "tokens_per_s", "mfu", "hfu", "memory_bytes", "energy", "power", "cost", "carbon",
-             "tokens_per_dollar", "tokens_per_joule")  # fmt: skip
-TABLES = {"time": "breakdown", "memory": "memory_breakdown", "tier": "tier_bytes", "energy": "energy_breakdown",
-          "cost": "cost_breakdown"}  # fmt: skip
+HEADLINES = (
+    "step_time",
+    "tokens_per_s",
+    "mfu",
+    "hfu",
+    "memory_bytes",
+    "energy",
+    "power",
+    "cost",
+    "carbon",
+    "tokens_per_dollar",
+    "tokens_per_joule",
+)
+TABLES = {
+    "time": "breakdown",
+    "memory": "memory_breakdown",
+    "tier": "tier_bytes",
+    "energy": "energy_breakdown",
+    "cost": "cost_breakdown",
+}
 
 Labelled = tuple[tuple[str, ...], np.ndarray]
 
@@ -49,8 +66,9 @@ class Result:
     with one dimension an axis and the unit of each variable in its ``attrs``.
     """
 
-    def __init__(self, specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool,
-                 replace: Any = ()) -> None:  # fmt: skip
+    def __init__(
+        self, specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool, replace: Any = ()
+    ) -> None:
         self.specs = dict(specs)
         self.replace = own_quantities(replace)
         self.axes = tuple(bound)
@@ -89,7 +107,9 @@ class Result:
         table = name.partition(".")[0]
         if name == "feasible":
             return "1"
-        return self._graph.quantities[TABLES.get(table, name)].unit if "." in name else self._graph.quantities[name].unit
+        return (
+            self._graph.quantities[TABLES.get(table, name)].unit if "." in name else self._graph.quantities[name].unit
+        )
 
     def _combine(self, values: Sequence[Any]) -> Labelled:
         """Join the cells' arrays into one array over the structural axes and the array axes that matter."""
@@ -123,8 +143,12 @@ class Result:
 
         names = [*HEADLINES, *self._entries(), "feasible"]
         data = {name: self[name] for name in names}
-        data.update({f"margin.{rule}": self._wrap(rule, self._combine([c.evaluation[rule] for c in self._cells]))
-                     for rule in RULES})  # fmt: skip
+        data.update(
+            {
+                f"margin.{rule}": self._wrap(rule, self._combine([c.evaluation[rule] for c in self._cells]))
+                for rule in RULES
+            }
+        )
         coords = {b.name: (b.name, b.coordinates, {"units": b.unit}) for b in self.axes}
         return xr.Dataset(data, coords=coords, attrs=provenance(self.specs, self.axes, self.replace))
 
@@ -208,7 +232,7 @@ class Result:
         if unknown:
             raise SpecError([Fault("point", ", ".join(sorted(unknown))[:80], "is not an axis of this result")])
         for b in sorted(self.axes, key=lambda b: len(b.place.steps)):
-            index = _index_of(b, point)
+            index = index_of(b, point)
             specs[b.place.root] = with_value(specs[b.place.root], b.place.steps, b.values[index])
         specs = with_stack(specs, self._structural)
         return Result(specs, [], devices_given=self.devices_given, replace=self.replace)
@@ -226,7 +250,7 @@ class Result:
         for b in self.axes:
             wanted = chosen.get(b.name, b.coordinates)
             wanted = list(wanted) if isinstance(wanted, list | tuple | range | np.ndarray) else [wanted]
-            places = [_index_of(b, {b.name: value}) for value in wanted]
+            places = [index_of(b, {b.name: value}) for value in wanted]
             labels = tuple(b.axis.labels[i] for i in places) if b.axis.labels else ()
             cut = dataclasses.replace(b.axis, values=tuple(b.axis.values[i] for i in places), labels=labels)
             kept.append(dataclasses.replace(b, axis=cut, values=tuple(b.values[i] for i in places)))
@@ -246,7 +270,7 @@ class Result:
         for rule in RULES:
             margin = float(evaluation[rule])
             if margin < 0:
-                text = rules.texts()[rule].format_map(_Values(evaluation))
+                text = rules.texts()[rule].format_map(Sentence(evaluation))
                 found.append({"rule": rule, "margin": margin, "unit": self.unit(rule), "why": text})
         return found
 
@@ -286,7 +310,9 @@ class Result:
         except UnitError as error:
             raise SpecError([Fault("tokens", repr(tokens)[:40], str(error))]) from None
         if not 0 < amount <= 1e18:
-            raise SpecError([Fault("tokens", repr(tokens)[:40], "must be above 0 and at most 1e18 (such as 15e12 or 15T)")])
+            raise SpecError(
+                [Fault("tokens", repr(tokens)[:40], "must be above 0 and at most 1e18 (such as 15e12 or 15T)")]
+            )
         per_step = self["tokens_per_s"] * self["step_time"]
         return run_totals(self["step_time"], self["energy"], self["cost"], self["carbon"], per_step, amount)
 
@@ -302,14 +328,23 @@ class Result:
             raise SpecError("a summary is of one design; choose one with .at(...)")
         value = {name: self[name].item() for name in HEADLINES}
         return {
-            "step_time_s": value["step_time"], "tokens_per_s": value["tokens_per_s"], "mfu": value["mfu"],
-            "hfu": value["hfu"], "memory_bytes": value["memory_bytes"], "feasible": self.is_feasible,
-            "reasons": self.reasons(), "breakdown_s": dict(self.breakdown("time").items()),
+            "step_time_s": value["step_time"],
+            "tokens_per_s": value["tokens_per_s"],
+            "mfu": value["mfu"],
+            "hfu": value["hfu"],
+            "memory_bytes": value["memory_bytes"],
+            "feasible": self.is_feasible,
+            "reasons": self.reasons(),
+            "breakdown_s": dict(self.breakdown("time").items()),
             "memory_breakdown_bytes": dict(self.breakdown("memory").items()),
-            "energy_j": value["energy"], "energy_breakdown_j": dict(self.breakdown("energy").items()),
-            "power_w": value["power"], "cost_usd": value["cost"], "carbon_kg": value["carbon"],
-            "tokens_per_usd": value["tokens_per_dollar"], "tokens_per_j": value["tokens_per_joule"],
-        }  # fmt: skip
+            "energy_j": value["energy"],
+            "energy_breakdown_j": dict(self.breakdown("energy").items()),
+            "power_w": value["power"],
+            "cost_usd": value["cost"],
+            "carbon_kg": value["carbon"],
+            "tokens_per_usd": value["tokens_per_dollar"],
+            "tokens_per_j": value["tokens_per_joule"],
+        }
 
     def _repr_html_(self) -> str:
         from dse.view.tables import result_html
@@ -326,23 +361,6 @@ class Result:
         return next(name for name in ("megatron", "comet") if graph_of(name) is self._graph)
 
 
-class _Values(dict[str, str]):
-    """Formats quantities of one evaluation for the sentences of rules."""
-
-    def __init__(self, evaluation: Any) -> None:
-        super().__init__()
-        self.evaluation = evaluation
-
-    def __missing__(self, key: str) -> str:
-        value = self.evaluation[key]
-        if key == "tier_overflow":
-            return "; ".join(f"{tier} memory needs {engineering(held, 'B')} of {engineering(capacity, 'B')}"
-                             for tier, (held, capacity) in value.items())  # fmt: skip
-        q = self.evaluation.graph.quantities.get(key)
-        number = np.asarray(value)
-        return engineering(float(number), q.unit if q else "1") if number.dtype.kind in "fiu" else str(value)
-
-
 def _entry(cell: Cell, quantity: str, entry: str) -> Any:
     table = cell.evaluation[quantity]
     return table.get(entry, 0.0)
@@ -350,21 +368,3 @@ def _entry(cell: Cell, quantity: str, entry: str) -> Any:
 
 def _header(name: str, unit: str) -> str:
     return f"{name} [{unit}]" if unit else name
-
-
-def _index_of(b: BoundAxis, point: Mapping[str, Any]) -> int:
-    if b.name not in point:
-        if len(b.values) == 1:
-            return 0
-        raise SpecError([Fault("point", b.name, f"name a value: one of {', '.join(map(str, b.coordinates[:12]))}")])
-    wanted = point[b.name]
-    if isinstance(wanted, str) and b.unit and wanted not in b.coordinates:
-        try:
-            wanted = parse(wanted, b.unit)
-        except UnitError as error:
-            raise SpecError([Fault(f"point.{b.name}", repr(wanted)[:40], str(error))]) from None
-    for index, (value, shown) in enumerate(zip(b.values, b.coordinates, strict=True)):
-        close = isinstance(wanted, int | float) and isinstance(value, int | float) and np.isclose(value, wanted)
-        if wanted == shown or close:
-            return index
-    raise SpecError([Fault(f"point.{b.name}", repr(wanted)[:40], f"is not on the axis: {b.coordinates[:12]}")])

@@ -182,8 +182,21 @@ def checked_values(axis: Axis, place: Place) -> list[Any]:
     return result
 
 
-STRUCTURAL = frozenset({"family", "head", "max_positions", "interval", "dense_layers", "shared_hidden", "query_rank",
-                        "sizing", "execution", "stack", "interaction"})  # fmt: skip
+STRUCTURAL = frozenset(
+    {
+        "family",
+        "head",
+        "max_positions",
+        "interval",
+        "dense_layers",
+        "shared_hidden",
+        "query_rank",
+        "sizing",
+        "execution",
+        "stack",
+        "interaction",
+    }
+)
 
 
 def is_structural(place: Place, values: Sequence[Any]) -> bool:

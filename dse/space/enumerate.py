@@ -50,9 +50,13 @@ def default_options(model: Any, cluster: Any, devices: int, global_batch: int) -
 
 
 def strategy_axes(
-    model: Any, cluster: Any, devices: int, global_batch: int, chosen: Mapping[str, Sequence[Any]] | None = None,
+    model: Any,
+    cluster: Any,
+    devices: int,
+    global_batch: int,
+    chosen: Mapping[str, Sequence[Any]] | None = None,
     fixed: Collection[str] = (),
-) -> list[Axis]:  # fmt: skip
+) -> list[Axis]:
     """Axes of the strategy space: the defaults without the ``fixed`` fields, those in ``chosen`` replaced or added.
 
     Raises:

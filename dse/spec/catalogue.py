@@ -12,8 +12,7 @@ from dse.errors import Fault, SpecError
 from dse.spec.base import Entry
 from dse.spec.load import read_yaml
 
-FOLDERS = {"accelerator": "accelerators", "node": "nodes", "cluster": "clusters", "model": "models",
-           "stack": "stacks"}  # fmt: skip
+FOLDERS = {"accelerator": "accelerators", "node": "nodes", "cluster": "clusters", "model": "models", "stack": "stacks"}
 _MAX_INHERITANCE = 8
 
 
@@ -146,8 +145,10 @@ def _leaves(data: Any, path: str = "") -> list[str]:
 
 def _merged(base: Any, change: Any) -> Any:
     if isinstance(base, dict) and isinstance(change, dict):
-        merged = {key: _merged(base.get(key), change[key]) if key in change else base[key]
-                  for key in [*base, *(k for k in change if k not in base)]}  # fmt: skip
+        merged = {
+            key: _merged(base.get(key), change[key]) if key in change else base[key]
+            for key in [*base, *(k for k in change if k not in base)]
+        }
         if "sources" in base and "sources" in change:  # what is inherited keeps its source
             merged["sources"] = [*change["sources"], *base["sources"]]
         return merged

@@ -23,8 +23,8 @@ class Strategy(Spec):
     ``placement`` lists the groups from the innermost network position outwards; experts sit innermost in dp.
     ``offload_*`` names the memory tier that holds a tensor class; ``expansion_share`` "spread" lets the footprint
     overflow into the first expansion tier with accesses spread in proportion (COMET's memory expansion).
-    ``attention``: a flash kernel of the second or later generation, of the first, a fused softmax between two GEMMs, or
-    plain kernels. ``execution`` selects the timing model: Megatron-style micro-batched pipelines, or COMET's layer loop.
+    ``attention``: a flash kernel of the second or later generation, of the first, a fused softmax between two GEMMs,
+    or plain kernels. ``execution`` selects the timing model: Megatron-style micro-batched pipelines, or COMET's loop.
     ``stack`` names the software stack; by default "megatron", and "ideal" for COMET.
     """
 

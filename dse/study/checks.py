@@ -18,8 +18,19 @@ if TYPE_CHECKING:
 
     from dse.explore.result import Result
 
-COLUMNS = ("group", "check", "label", "published", "ours", "unit", "difference", "tolerance", "verdict", "allowed",
-           "source")  # fmt: skip
+COLUMNS = (
+    "group",
+    "check",
+    "label",
+    "published",
+    "ours",
+    "unit",
+    "difference",
+    "tolerance",
+    "verdict",
+    "allowed",
+    "source",
+)
 PASS, SHORT = "pass", "short"
 
 
@@ -68,9 +79,19 @@ def _value_row(check: Expected, results: Mapping[str, Result], ignore: Mapping[s
     rounding = check.absolute > check.tolerance * abs(check.published)
     limit = f"± {check.absolute:.3g} {_shown(check.unit)}" if rounding else f"± {check.tolerance * 100:.3g} %"
     good = bool(np.isfinite(ours)) and abs(difference) <= allowed * (1 + 1e-9)
-    return {"group": check.run, "check": check.check, "label": check.label, "published": check.published, "ours": ours,
-            "unit": check.unit, "difference": relative.strip(), "tolerance": limit.strip(),
-            "verdict": PASS if good else SHORT, "allowed": allowed, "source": check.source}  # fmt: skip
+    return {
+        "group": check.run,
+        "check": check.check,
+        "label": check.label,
+        "published": check.published,
+        "ours": ours,
+        "unit": check.unit,
+        "difference": relative.strip(),
+        "tolerance": limit.strip(),
+        "verdict": PASS if good else SHORT,
+        "allowed": allowed,
+        "source": check.source,
+    }
 
 
 def _shown(unit: str) -> str:
@@ -88,9 +109,19 @@ def _trend_row(trend: Trend, results: Mapping[str, Result], ignore: Mapping[str,
     low = 1.0 if ordered else trend.at_least
     bounds = [f"{sign} {value:g}" for sign, value in (("≥", low), ("≤", trend.at_most)) if value is not None]
     good = np.isfinite(ours) and (low is None or ours >= low) and (trend.at_most is None or ours <= trend.at_most)
-    return {"group": trend.run, "check": trend.check, "label": trend.label, "published": np.nan, "ours": ours,
-            "unit": trend.unit, "difference": "", "tolerance": trend.measure if ordered else " and ".join(bounds),
-            "verdict": PASS if good else SHORT, "allowed": np.nan, "source": trend.source}  # fmt: skip
+    return {
+        "group": trend.run,
+        "check": trend.check,
+        "label": trend.label,
+        "published": np.nan,
+        "ours": ours,
+        "unit": trend.unit,
+        "difference": "",
+        "tolerance": trend.measure if ordered else " and ".join(bounds),
+        "verdict": PASS if good else SHORT,
+        "allowed": np.nan,
+        "source": trend.source,
+    }
 
 
 def measure(array: xr.DataArray, name: str, along: str | None) -> float:

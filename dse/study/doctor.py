@@ -10,10 +10,28 @@ from typing import Any
 
 from dse.spec.catalogue import FOLDERS, asset_root, ids
 
-REQUIRED = ("numpy", "xarray", "pandas", "pyarrow", "openpyxl", "pydantic", "pint", "ruamel.yaml", "plotly",
-            "kaleido", "typer", "rich", "jinja2", "tabulate")  # fmt: skip
-OPTIONAL = {"jupyterlab": "notebooks: pip install 'dse[notebook]'", "ipywidgets": "sliders: pip install 'dse[notebook]'",
-            "anywidget": "live figures: pip install 'dse[notebook]'", "pytest": "tests: pip install 'dse[test]'"}  # fmt: skip
+REQUIRED = (
+    "numpy",
+    "xarray",
+    "pandas",
+    "pyarrow",
+    "openpyxl",
+    "pydantic",
+    "pint",
+    "ruamel.yaml",
+    "plotly",
+    "kaleido",
+    "typer",
+    "rich",
+    "jinja2",
+    "tabulate",
+)
+OPTIONAL = {
+    "jupyterlab": "notebooks: pip install 'dse[notebook]'",
+    "ipywidgets": "sliders: pip install 'dse[notebook]'",
+    "anywidget": "live figures: pip install 'dse[notebook]'",
+    "pytest": "tests: pip install 'dse[test]'",
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 

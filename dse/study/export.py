@@ -71,8 +71,12 @@ def _markdown(frame: pd.DataFrame, path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
-    ".csv": _csv, ".parquet": _parquet, ".xlsx": _excel, ".tex": _latex, ".md": _markdown,
-}  # fmt: skip
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".xlsx": _excel,
+    ".tex": _latex,
+    ".md": _markdown,
+}
 
 
 def export(result: Result | pd.DataFrame, path: str | Path, *, provenance: Mapping[str, str] | None = None) -> Path:
@@ -95,7 +99,9 @@ def export(result: Result | pd.DataFrame, path: str | Path, *, provenance: Mappi
         raise SpecError([Fault("out", str(path)[:200], f"must end in {', '.join(WRITERS)}")])
     frame = result if isinstance(result, pd.DataFrame) else result.to_dataframe()
     if path.suffix.lower() == ".xlsx" and len(frame) > EXCEL_ROWS:
-        raise SpecError([Fault("out", str(path)[:200], f"Excel holds {EXCEL_ROWS:,} rows, the table has {len(frame):,}")])
+        raise SpecError(
+            [Fault("out", str(path)[:200], f"Excel holds {EXCEL_ROWS:,} rows, the table has {len(frame):,}")]
+        )
     origin = dict(provenance or {}) if isinstance(result, pd.DataFrame) else dict(result.dataset.attrs)
     write_atomically(path, lambda temporary: writer(frame, temporary))
     _write_manifest(path, frame, origin)
@@ -111,4 +117,6 @@ def _write_manifest(path: Path, frame: pd.DataFrame, origin: Mapping[str, str]) 
         "provenance": dict(origin),
     }
     text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-    write_atomically(path.with_name(path.name + ".manifest.json"), lambda p: p.write_text(text, encoding="utf-8") and None)
+    write_atomically(
+        path.with_name(path.name + ".manifest.json"), lambda p: p.write_text(text, encoding="utf-8") and None
+    )

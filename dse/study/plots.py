@@ -128,5 +128,11 @@ def _comparison(figure: Figure, study: Study, result: Result, array: xr.DataArra
         notes = dict(zip(names, texts, strict=True))
     values = dict(zip(names, array.values.astype(float), strict=True))
     notes = {name: notes[name] if np.isfinite(values[name]) else "no feasible design" for name in names}
-    return draw.comparison(values, unit=str(array.attrs["units"]), notes=notes, value_title=figure.value_title,
-                           title=figure.title, log=figure.log)  # fmt: skip
+    return draw.comparison(
+        values,
+        unit=str(array.attrs["units"]),
+        notes=notes,
+        value_title=figure.value_title,
+        title=figure.title,
+        log=figure.log,
+    )

@@ -109,9 +109,11 @@ def _sent(evaluation: Any, dimension: str) -> Any:
         block.count * links.load(kind, group, size)[index]
         for block in evaluation["blocks"]
         for op in block.ops
-        for kind, group, size in (*((c.kind, c.group, c.bytes) for c in op.collectives),
-                                  ("all_reduce", "grad", op.weights * width))
-    )  # fmt: skip
+        for kind, group, size in (
+            *((c.kind, c.group, c.bytes) for c in op.collectives),
+            ("all_reduce", "grad", op.weights * width),
+        )
+    )
 
 
 # -- at a point ---------------------------------------------------------------------------------------------
@@ -162,9 +164,15 @@ def _at_best(array: xr.DataArray, score: xr.DataArray, loose: list[str]) -> xr.D
 
 
 def ratio(
-    results: Mapping[str, Result], run: str, expression: str, at: Mapping[str, Any], reference: Any,
-    ignore: Mapping[str, Sequence[str]], *, feasible: bool = False,
-) -> xr.DataArray:  # fmt: skip
+    results: Mapping[str, Result],
+    run: str,
+    expression: str,
+    at: Mapping[str, Any],
+    reference: Any,
+    ignore: Mapping[str, Sequence[str]],
+    *,
+    feasible: bool = False,
+) -> xr.DataArray:
     """The expression itself, or (expression at the reference) / (expression) where a reference is given.
 
     A reference in the same run takes the coordinates it does not name from ``at``.

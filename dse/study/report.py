@@ -149,8 +149,10 @@ def _verdict_lines(verdicts: pd.DataFrame) -> list[str]:
         unit = "" if row.unit in ("", "1") else f" {row.unit}"
         published = "" if row.published != row.published else f"{row.published:.6g}{unit}"
         verdict = "pass" if row.verdict != SHORT else "**short**"
-        lines.append(f"| {_cell(row.check)} | {row.label} | {published} | {row.ours:.6g}{unit} | {row.difference} | "
-                     f"{row.tolerance} | {verdict} |")  # fmt: skip
+        lines.append(
+            f"| {_cell(row.check)} | {row.label} | {published} | {row.ours:.6g}{unit} | {row.difference} | "
+            f"{row.tolerance} | {verdict} |"
+        )
     return lines
 
 
@@ -173,25 +175,32 @@ def provenance_text(study: Study, folder: Path, results: Mapping[str, Result], t
     names = ["study.yaml", *([study.expected] if study.expected else [])]
     files = {name: _sha256(folder / name) for name in names if (folder / name).is_file()}
     runs = {name: dict(provenance(result.specs)) for name, result in results.items()}
-    inputs = {name: {k: v for k, v in run.items() if k.startswith("input_")} | _swept(results[name])
-              for name, run in runs.items()}  # fmt: skip
+    inputs = {
+        name: {k: v for k, v in run.items() if k.startswith("input_")} | _swept(results[name])
+        for name, run in runs.items()
+    }
     shared = next(iter(runs.values()))
     found: dict[str, Any] = {
         "study": study.id,
-        "dse_version": shared["dse_version"], "git_commit": shared["git_commit"], "calibration": shared["calibration"],
+        "dse_version": shared["dse_version"],
+        "git_commit": shared["git_commit"],
+        "calibration": shared["calibration"],
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "files": files,
         "inputs": inputs,
         "tables": {path.name: _sha256(path) for path in tables},
-    }  # fmt: skip
+    }
     return json.dumps(found, indent=2, sort_keys=True) + "\n"
 
 
 def _swept(result: Result) -> dict[str, Any]:
     """Digests of the whole clusters or models on an axis."""
-    return {f"axis_{b.name}": [f"{getattr(v, 'id', b.name)}:{digest(v)}" for v in b.values]
-            for b in result.axes if all(isinstance(v, Spec) for v in b.values)}  # fmt: skip
+    return {
+        f"axis_{b.name}": [f"{getattr(v, 'id', b.name)}:{digest(v)}" for v in b.values]
+        for b in result.axes
+        if all(isinstance(v, Spec) for v in b.values)
+    }
 
 
 def _sha256(path: Path) -> str:

@@ -285,12 +285,18 @@ def _reference_faults(study: Study, where: str) -> list[Fault]:
             uses.append((f"figures.{i}.run", figure.run or ""))
         uses.append((f"figures.{i}.reference.run", figure.reference.run if figure.reference else None))
         needs = {"heatmap": ("x", "y"), "lines": ("along",), "comparison": ("along",)}.get(figure.kind, ())
-        faults += [Fault(f"figures.{i}.{field}", "", f"is required for a {figure.kind}", where)
-                   for field in needs if getattr(figure, field) is None]  # fmt: skip
+        faults += [
+            Fault(f"figures.{i}.{field}", "", f"is required for a {figure.kind}", where)
+            for field in needs
+            if getattr(figure, field) is None
+        ]
     for i, trend in enumerate(study.trends):
         uses += [(f"trends.{i}.run", trend.run), (f"trends.{i}.reference.run", trend.reference and trend.reference.run)]
-    faults += [Fault(path, repr(name), _no_run(name, runs), where) for path, name in uses
-               if name is not None and name not in runs]  # fmt: skip
+    faults += [
+        Fault(path, repr(name), _no_run(name, runs), where)
+        for path, name in uses
+        if name is not None and name not in runs
+    ]
     return faults
 
 

@@ -59,9 +59,12 @@ class StudyReport:
 
 
 def run_study(
-    name_or_path: str | Path, out: str | Path | None = None, echo: Callable[[str], None] | None = None, *,
+    name_or_path: str | Path,
+    out: str | Path | None = None,
+    echo: Callable[[str], None] | None = None,
+    *,
     images: bool = True,
-) -> StudyReport:  # fmt: skip
+) -> StudyReport:
     """Run a study.
 
     Args:

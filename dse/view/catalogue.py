@@ -40,7 +40,9 @@ def _describe(kind: str, entry: str) -> dict[str, str]:
         node = load_node(entry)
         return {"name": node.name, "what": f"{node.devices} × {node.accelerator.id}"}
     cluster = load_cluster(entry)
-    network = " · ".join(f"{d.name} {d.size or '…'} × {engineering(d.bandwidth, 'B/s')}" for d in cluster.network.dimensions)
+    network = " · ".join(
+        f"{d.name} {d.size or '…'} × {engineering(d.bandwidth, 'B/s')}" for d in cluster.network.dimensions
+    )
     return {"name": cluster.name, "what": network}
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from dse.errors import Fault, SpecError
 from dse.units import engineering, parse
 from dse.view import theme
-from dse.view.reading import PHASES, along_axis, axis_of, operators, pick, violated
+from dse.view.comparisons import comparison, roofline, verdicts
+from dse.view.reading import along_axis, axis_of, pick, violated
 
 if TYPE_CHECKING:
-    import pandas as pd
     import plotly.graph_objects as go
     import xarray as xr
 
@@ -26,15 +26,12 @@ if TYPE_CHECKING:
 NARROW = "\N{NO-BREAK SPACE}"  # a gap between the end of a bar and its label
 
 
+__all__ = ["breakdown", "comparison", "footprint", "heatmap", "lines", "roofline", "verdicts"]
+
+
 def _ticks(result: Result, axis: str, labels: Sequence[str] | None = None) -> list[str]:
     bound = axis_of(result, axis, "axis")
     return list(labels) if labels else [theme.label(value, bound.unit) for value in bound.coordinates]
-
-
-def _figure(title: str, dark: bool, **layout: Any) -> go.Figure:
-    import plotly.graph_objects as go
-
-    return go.Figure(layout={"template": theme.template(dark), "title": {"text": title}, "height": 560, **layout})
 
 
 # -- where the time and the bytes go ------------------------------------------------------------------------
@@ -50,9 +47,16 @@ def _terms(result: Result, table: str, along: str | None, at: Mapping[str, Any] 
 
 
 def breakdown(
-    result: Result, *, along: str | None = None, table: str = "time", at: Mapping[str, Any] | None = None,
-    labels: Sequence[str] | None = None, title: str = "", along_title: str = "", dark: bool = False,
-) -> go.Figure:  # fmt: skip
+    result: Result,
+    *,
+    along: str | None = None,
+    table: str = "time",
+    at: Mapping[str, Any] | None = None,
+    labels: Sequence[str] | None = None,
+    title: str = "",
+    along_title: str = "",
+    dark: bool = False,
+) -> go.Figure:
     """Stacked bars of a breakdown: one bar for one design, or one for each value of the axis ``along``."""
     import plotly.graph_objects as go
 
@@ -61,20 +65,31 @@ def breakdown(
     totals = sum(terms.values(), np.zeros(len(next(iter(terms.values()))) if terms else 1))
     factor, shown = theme.axis_scale(totals, unit)
     names = _ticks(result, along, labels) if along else [""]
-    figure = _figure(title, dark, barmode="stack")
+    figure = theme.blank(title, dark, barmode="stack")
     flat = along is None
     for position, (term, values) in enumerate(terms.items()):
         share = np.divide(values, totals, out=np.zeros_like(values), where=totals > 0)
-        hover = [f"<b>{theme.term_title(term)}</b><br>{engineering(v, unit)}, {s:.1%} of {engineering(t, unit)}"
-                 for v, s, t in zip(values, share, totals, strict=True)]  # fmt: skip
+        hover = [
+            f"<b>{theme.term_title(term)}</b><br>{engineering(v, unit)}, {s:.1%} of {engineering(t, unit)}"
+            for v, s, t in zip(values, share, totals, strict=True)
+        ]
         inside = [theme.short(v, unit) if flat and s > 0.055 else "" for v, s in zip(values, share, strict=True)]
         bar = {"orientation": "h", "x": values / factor, "y": names} if flat else {"x": names, "y": values / factor}
-        figure.add_trace(go.Bar(
-            **bar, name=theme.term_title(term), meta=term, customdata=hover,
-            hovertemplate="%{customdata}<extra></extra>", text=inside, textposition="inside",
-            insidetextanchor="middle", textangle=0, constraintext="none",
-            marker={**theme.fill(term, position), "line": {"width": 0.5, "color": theme.ink(not dark)}},
-        ))  # fmt: skip
+        figure.add_trace(
+            go.Bar(
+                **bar,
+                name=theme.term_title(term),
+                meta=term,
+                customdata=hover,
+                hovertemplate="%{customdata}<extra></extra>",
+                text=inside,
+                textposition="inside",
+                insidetextanchor="middle",
+                textangle=0,
+                constraintext="none",
+                marker={**theme.fill(term, position), "line": {"width": 0.5, "color": theme.ink(not dark)}},
+            )
+        )
     _finish_bars(figure, totals, factor, flat=flat, unit=unit, dark=dark)
     value_axis, name_axis = ("xaxis", "yaxis") if flat else ("yaxis", "xaxis")
     figure.update_layout({value_axis: {"title": {"text": theme.axis_title(table, shown)}, "rangemode": "tozero"}})
@@ -85,11 +100,19 @@ def breakdown(
 
 def _finish_bars(figure: go.Figure, totals: np.ndarray, factor: float, *, flat: bool, unit: str, dark: bool) -> None:
     """Totals at the end of the bars, and the legend where it does not cover them."""
-    style = {"showarrow": False, "font": {"size": 14, "color": theme.ink(dark)}, "bgcolor": theme.paper(dark),
-             "borderpad": 1, "name": "total"}  # fmt: skip
+    style = {
+        "showarrow": False,
+        "font": {"size": 14, "color": theme.ink(dark)},
+        "bgcolor": theme.paper(dark),
+        "borderpad": 1,
+        "name": "total",
+    }
     for index, value in enumerate(totals):  # positions on a category axis count from 0
-        place = {"x": value / factor, "y": index, "xanchor": "left", "xshift": 4} if flat else \
-                {"x": index, "y": value / factor, "yanchor": "bottom", "yshift": 2}  # fmt: skip
+        place = (
+            {"x": value / factor, "y": index, "xanchor": "left", "xshift": 4}
+            if flat
+            else {"x": index, "y": value / factor, "yanchor": "bottom", "yshift": 2}
+        )
         figure.add_annotation(text=f"<b>{theme.short(value, unit)}</b>", **place, **style)
     top = float(np.max(totals, initial=0.0)) / factor or 1.0
     if flat:
@@ -99,14 +122,22 @@ def _finish_bars(figure: go.Figure, totals: np.ndarray, factor: float, *, flat: 
 
 
 def footprint(
-    result: Result, *, along: str | None = None, at: Mapping[str, Any] | None = None,
-    labels: Sequence[str] | None = None, title: str = "", along_title: str = "", dark: bool = False,
-) -> go.Figure:  # fmt: skip
+    result: Result,
+    *,
+    along: str | None = None,
+    at: Mapping[str, Any] | None = None,
+    labels: Sequence[str] | None = None,
+    title: str = "",
+    along_title: str = "",
+    dark: bool = False,
+) -> go.Figure:
     """Stacked memory classes of the fullest device against the capacity of its local memory."""
-    figure = breakdown(result, along=along, table="memory", at=at, labels=labels, title=title, along_title=along_title,
-                       dark=dark)  # fmt: skip
-    capacities = {float(value) for cell in result._cells
-                  for value in np.ravel(cell.evaluation["tier_capacity"]["local"])}  # fmt: skip
+    figure = breakdown(
+        result, along=along, table="memory", at=at, labels=labels, title=title, along_title=along_title, dark=dark
+    )
+    capacities = {
+        float(value) for cell in result._cells for value in np.ravel(cell.evaluation["tier_capacity"]["local"])
+    }
     totals = sum(_terms(result, "memory", along, at).values(), np.zeros(1))
     factor, _ = theme.axis_scale(totals, "B")
     for capacity in capacities if len(capacities) == 1 else ():
@@ -127,10 +158,21 @@ def footprint(
 
 
 def heatmap(
-    result: Result, quantity: str | xr.DataArray, x: str, y: str, *, at: Mapping[str, Any] | None = None,
-    ignore: Sequence[str] = (), x_labels: Sequence[str] | None = None, y_labels: Sequence[str] | None = None,
-    x_title: str = "", y_title: str = "", title: str = "", log: bool = False, dark: bool = False,
-) -> go.Figure:  # fmt: skip
+    result: Result,
+    quantity: str | xr.DataArray,
+    x: str,
+    y: str,
+    *,
+    at: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
+    x_labels: Sequence[str] | None = None,
+    y_labels: Sequence[str] | None = None,
+    x_title: str = "",
+    y_title: str = "",
+    title: str = "",
+    log: bool = False,
+    dark: bool = False,
+) -> go.Figure:
     """A quantity (or a ratio, as an array) over two axes; designs that break a rule are grey and say why.
 
     Args:
@@ -150,19 +192,46 @@ def heatmap(
     reasons = texts.transpose(y, x).values
     good = (reasons == "") & np.isfinite(grid)
     cells = np.array([[theme.short(v, unit) if np.isfinite(v) else "" for v in row] for row in grid], dtype=object)
-    hover = [[f"{x}: {columns[j]}<br>{y}: {rows[i]}<br><b>{cells[i][j]}</b>"
-              + (f"<br>infeasible: {reasons[i][j]}" if reasons[i][j] else "") for j in range(len(columns))]
-             for i in range(len(rows))]  # fmt: skip
-    figure = _figure(title, dark, height=170 + max(52 * len(rows), 260))
-    common = {"x": columns, "y": rows, "customdata": hover, "hovertemplate": "%{customdata}<extra></extra>", "xgap": 2,
-              "ygap": 2, "texttemplate": "%{text}"}  # fmt: skip
-    figure.add_trace(go.Heatmap(z=np.where(good, np.nan, 1.0), colorscale=[[0, "#C9CDD4"], [1, "#C9CDD4"]],
-                                showscale=False, text=np.where(good, "", "✕ " + cells),
-                                textfont={"color": "#5A6070", "size": 14}, **common))  # fmt: skip
+    hover = [
+        [
+            f"{x}: {columns[j]}<br>{y}: {rows[i]}<br><b>{cells[i][j]}</b>"
+            + (f"<br>infeasible: {reasons[i][j]}" if reasons[i][j] else "")
+            for j in range(len(columns))
+        ]
+        for i in range(len(rows))
+    ]
+    figure = theme.blank(title, dark, height=170 + max(52 * len(rows), 260))
+    common = {
+        "x": columns,
+        "y": rows,
+        "customdata": hover,
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "xgap": 2,
+        "ygap": 2,
+        "texttemplate": "%{text}",
+    }
+    figure.add_trace(
+        go.Heatmap(
+            z=np.where(good, np.nan, 1.0),
+            colorscale=[[0, "#C9CDD4"], [1, "#C9CDD4"]],
+            showscale=False,
+            text=np.where(good, "", "✕ " + cells),
+            textfont={"color": "#5A6070", "size": 14},
+            **common,
+        )
+    )
     colour = np.where(good, np.log10(np.where(grid > 0, grid, np.nan)) if log else grid, np.nan)
     words = str(array.attrs.get("long_name", "")) or theme.axis_title(str(array.name), "")
-    figure.add_trace(go.Heatmap(z=colour, colorscale="Cividis", colorbar=_colour_bar(colour, words, unit, log=log),
-                                text=np.where(good, cells, ""), textfont={"size": 14}, **common))  # fmt: skip
+    figure.add_trace(
+        go.Heatmap(
+            z=colour,
+            colorscale="Cividis",
+            colorbar=_colour_bar(colour, words, unit, log=log),
+            text=np.where(good, cells, ""),
+            textfont={"size": 14},
+            **common,
+        )
+    )
     figure.update_xaxes(type="category", showgrid=False, title={"text": x_title or theme.axis_title(x, "")})
     figure.update_yaxes(type="category", showgrid=False, title={"text": y_title or theme.axis_title(y, "")})
     return figure
@@ -179,11 +248,23 @@ def _colour_bar(colour: np.ndarray, words: str, unit: str, *, log: bool) -> dict
 
 
 def lines(
-    result: Result, quantity: str | xr.DataArray, along: str, *, by: str | None = None,
-    at: Mapping[str, Any] | None = None, ignore: Sequence[str] = (), labels: Sequence[str] | None = None,
-    reference: float | None = None, reference_label: str = "", x_title: str = "", y_title: str = "", by_title: str = "",
-    title: str = "", log: bool = False, dark: bool = False,
-) -> go.Figure:  # fmt: skip
+    result: Result,
+    quantity: str | xr.DataArray,
+    along: str,
+    *,
+    by: str | None = None,
+    at: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
+    labels: Sequence[str] | None = None,
+    reference: float | None = None,
+    reference_label: str = "",
+    x_title: str = "",
+    y_title: str = "",
+    by_title: str = "",
+    title: str = "",
+    log: bool = False,
+    dark: bool = False,
+) -> go.Figure:
     """A quantity along an axis, one line a value of ``by``; infeasible designs have open markers and say why."""
     import plotly.graph_objects as go
 
@@ -192,7 +273,7 @@ def lines(
     factor, shown = theme.axis_scale(array.values.ravel(), unit)
     texts = pick(result, violated(result, ignore=ignore), at)
     bound = axis_of(result, along, "along")
-    figure = _figure(title, dark)
+    figure = theme.blank(title, dark)
     numeric, x_shown = _numeric_axis(figure, bound)
     groups = list(axis_of(result, by, "by").coordinates) if by else [None]
     names = list(labels) if labels else (_ticks(result, by) if by else [""])
@@ -201,11 +282,22 @@ def lines(
         values = np.atleast_1d(along_axis(result, pick(result, array, fixed), along, None).values)
         why = np.atleast_1d(along_axis(result, pick(result, texts, fixed), along, None).values)
         ticks = [theme.label(c, bound.unit) for c in bound.coordinates]
-        hover = [f"<b>{name}</b><br>{c}: {engineering(v, unit)}" + (f"<br>infeasible: {w}" if w else "")
-                 for c, v, w in zip(ticks, values, why, strict=True)]  # fmt: skip
+        hover = [
+            f"<b>{name}</b><br>{c}: {engineering(v, unit)}" + (f"<br>infeasible: {w}" if w else "")
+            for c, v, w in zip(ticks, values, why, strict=True)
+        ]
         style = _line_style(position, [bool(w) for w in why])
-        figure.add_trace(go.Scatter(x=numeric, y=values / factor, name=name, showlegend=by is not None, **style,
-                                    customdata=hover, hovertemplate="%{customdata}<extra></extra>"))  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=numeric,
+                y=values / factor,
+                name=name,
+                showlegend=by is not None,
+                **style,
+                customdata=hover,
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
     figure.update_xaxes(title={"text": theme.with_unit(x_title or theme.axis_title(along, ""), x_shown)})
     name = str(array.attrs.get("long_name", "")) or theme.axis_title(str(array.name or ""), shown)
     figure.update_yaxes(title={"text": y_title or name})
@@ -216,8 +308,11 @@ def lines(
     if by:
         figure.update_layout(legend={"title": {"text": by_title or theme.axis_title(by, "")}})
     if reference is not None:
-        figure.add_hline(reference / factor, line={"dash": "dash", "color": theme.ink(dark), "width": 1.5},
-                         annotation={"text": reference_label, "xanchor": "right", "yanchor": "bottom"})  # fmt: skip
+        figure.add_hline(
+            reference / factor,
+            line={"dash": "dash", "color": theme.ink(dark), "width": 1.5},
+            annotation={"text": reference_label, "xanchor": "right", "yanchor": "bottom"},
+        )
     return figure
 
 
@@ -246,136 +341,3 @@ def _numeric_axis(figure: go.Figure, bound: Any) -> tuple[list[Any], str]:
         ticks = {"tickvals": scaled, "ticktext": [f"{v:.5g}" for v in scaled]} if wide else {}
         figure.update_xaxes(type="log", **ticks)
     return scaled, unit
-
-
-# -- comparisons --------------------------------------------------------------------------------------------
-
-
-def comparison(
-    values: Mapping[str, float] | pd.Series, *, unit: str = "1", notes: Mapping[str, str] | None = None,
-    highlight: Sequence[str] = (), value_title: str = "", title: str = "", log: bool = False, dark: bool = False,
-) -> go.Figure:  # fmt: skip
-    """Horizontal bars with their values; an entry without a number shows its note instead."""
-    import plotly.graph_objects as go
-
-    names = [str(name) for name in dict(values)]
-    numbers = np.asarray([float(v) for v in dict(values).values()])
-    factor, shown = theme.axis_scale(numbers, unit)
-    notes = notes or {}
-    text = [f"{NARROW}<b>{theme.short(v, unit)}</b>  {notes.get(n, '')}" if np.isfinite(v)
-            else f"{NARROW}<i>{notes.get(n, 'none')}</i>" for n, v in zip(names, numbers, strict=True)]  # fmt: skip
-    finite = np.where(np.isfinite(numbers), numbers, 0.0) / factor
-    colours = [theme.SPARE[1] if n in highlight else theme.SPARE[0] for n in names]
-    figure = _figure(title, dark, height=150 + 44 * max(len(names), 4), showlegend=False)
-    figure.add_trace(go.Bar(x=finite, y=names, orientation="h", marker={"color": colours}, hovertext=text,
-                            hoverinfo="y+text"))  # fmt: skip
-    low = float(np.min(finite[finite > 0], initial=1.0)) / 2
-    figure.add_trace(go.Scatter(x=np.where(finite > 0, finite, low if log else 0.0), y=names, mode="text", text=text,
-                                textposition="middle right", hoverinfo="skip", cliponaxis=False,
-                                textfont={"color": theme.ink(dark)}))  # fmt: skip
-    top = float(np.max(finite, initial=0.0)) or 1.0
-    spread = [np.log10(low), np.log10(top) + 0.35 * (np.log10(top) - np.log10(low) + 0.1)]
-    figure.update_xaxes(title={"text": value_title or theme.axis_title("", shown)}, type="log" if log else "linear",
-                        range=spread if log else [0, top * 1.35])  # fmt: skip
-    figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
-    return figure
-
-
-def verdicts(table: pd.DataFrame, *, title: str = "", dark: bool = False, many: int = 45) -> go.Figure:
-    """Published against ours: a dot for each check, inside or outside the band of its tolerance.
-
-    The axis is the difference as a part of the tolerance. Up to ``many`` checks have a row each, with both values; more
-    share a row for each ``group``.
-
-    Args:
-        table: columns ``check``, ``group``, ``published``, ``ours``, ``unit``, ``allowed`` (absolute tolerance),
-            ``verdict``. Checks without a published number (trends) are left out.
-    """
-    import plotly.graph_objects as go
-
-    shown = table[np.isfinite(table["published"].astype(float)) & (table["allowed"].astype(float) > 0)]
-    grouped = len(shown) > many
-    gap = ((shown["ours"] - shown["published"]) / shown["allowed"]).to_numpy(float)
-    rows = (shown["group"] if grouped else shown["check"]).astype(str).tolist()
-    names = list(dict.fromkeys(rows))
-    units = ["" if unit == "1" else f" {unit}" for unit in shown["unit"]]
-    values = [f"{p:,.6g} → {o:,.6g}{u}" for p, o, u in zip(shown["published"], shown["ours"], units, strict=True)]
-    reach = 1.15 * max(1.0, float(np.nanmax(np.abs(gap), initial=0.0)))
-    figure = _figure(title, dark, height=190 + (48 if grouped else 26) * max(len(names), 3),
-                     legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"})  # fmt: skip
-    figure.add_trace(go.Bar(x=[2.0] * len(names), base=-1.0, y=names, orientation="h", width=0.7, name="tolerance",
-                            marker={"color": "#C9CDD4"}, hoverinfo="skip"))  # fmt: skip
-    for verdict, colour, symbol in (("pass", theme.GOOD, "circle"), ("short", theme.BAD, "x")):
-        chosen = [i for i, v in enumerate(shown["verdict"]) if v == verdict]
-        hover = [f"<b>{shown['check'].iloc[i]}</b><br>published → ours: {values[i]}" for i in chosen]
-        figure.add_trace(go.Scatter(x=gap[chosen], y=[rows[i] for i in chosen], mode="markers", customdata=hover,
-                                    name=f"{verdict} ({len(chosen)})", opacity=0.75,
-                                    hovertemplate="%{customdata}<extra></extra>",
-                                    marker={"size": 10, "symbol": symbol, "color": colour}))  # fmt: skip
-    if not grouped:
-        right = {"x": reach * 1.05, "xanchor": "left", "showarrow": False, "font": {"size": 13}}
-        for row, text in zip(rows, values, strict=True):
-            figure.add_annotation(y=row, text=text, **right)
-    figure.update_xaxes(title={"text": "Difference / tolerance"}, zeroline=True,
-                        range=[-reach, reach if grouped else 1.9 * reach])  # fmt: skip
-    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
-    return figure
-
-
-# -- roofline -----------------------------------------------------------------------------------------------
-
-
-def roofline(result: Result, *, title: str = "", name_most: int = 6, dark: bool = False) -> go.Figure:
-    """Operational intensity against achieved FLOP/s under the memory and the compute roof; area: share of the time.
-
-    Operators without floating-point work (copies, look-ups) have no place on a roofline and are left out.
-    """
-    import plotly.graph_objects as go
-
-    table = operators(result)
-    table = table[(table["work [FLOP]"] > 0) & (table["traffic [B]"] > 0) & (table["time [s]"] > 0)]
-    evaluation = result._cells[0].evaluation
-    peak, bandwidth = (float(np.asarray(evaluation[n]).item()) for n in ("matrix_peak", "memory_bandwidth"))
-    intensity = table["work [FLOP]"] / table["traffic [B]"]
-    rate = table["work [FLOP]"] / table["time [s]"]
-    spent = table["time [s]"] * table["count"]
-    figure = _figure(title, dark)
-    ridge = peak / bandwidth
-    low, high = min(0.5 * float(intensity.min()), 0.1 * ridge), max(2.0 * float(intensity.max()), 10 * ridge)
-    roof = {"mode": "lines", "hoverinfo": "skip", "line": {"color": theme.ink(dark), "width": 2}}
-    memory, compute = engineering(bandwidth, "B/s", 3), engineering(peak, "FLOP/s", 3)
-    figure.add_trace(go.Scatter(x=[low, ridge], y=[low * bandwidth, peak], name=f"memory roof, {memory}", **roof))
-    figure.add_trace(go.Scatter(x=[ridge, high], y=[peak, peak], name=f"compute roof, {compute}",
-                                **{**roof, "line": {**roof["line"], "dash": "dash"}}))  # fmt: skip
-    for mark, phase in zip(("circle", "square", "diamond"), PHASES, strict=True):
-        chosen = table.index[table["phase"] == phase]
-        hover = [f"<b>{table['operator'][i]}</b>, {theme.title_of(phase)}<br>{intensity[i]:.4g} FLOP/B, "
-                 f"{engineering(rate[i], 'FLOP/s')}<br>{engineering(spent[i], 's')} a pass, "
-                 f"{spent[i] / spent.sum():.1%}" for i in chosen]  # fmt: skip
-        size = 8 + 34 * np.sqrt((spent[chosen] / spent.sum()).to_numpy())
-        figure.add_trace(go.Scatter(
-            x=intensity[chosen], y=rate[chosen], name=theme.title_of(phase), customdata=hover, mode="markers",
-            hovertemplate="%{customdata}<extra></extra>", cliponaxis=False, opacity=0.8,
-            marker={"size": size, "symbol": mark, "color": theme.colour_of(phase),
-                    "line": {"width": 1, "color": theme.ink(dark)}},
-        ))  # fmt: skip
-    _name_points(figure, table["operator"], intensity, rate, spent, name_most)
-    figure.update_xaxes(type="log", title={"text": "Operational intensity [FLOP/B]"}, dtick=1)
-    figure.update_yaxes(type="log", title={"text": "Achieved rate of one device [FLOP/s]"}, dtick=1)
-    figure.update_yaxes(exponentformat="SI", tickformat="~s")
-    return figure
-
-
-def _name_points(figure: go.Figure, names: pd.Series, x: pd.Series, y: pd.Series, weight: pd.Series, most: int) -> None:
-    """Name the heaviest operators; points that lie together share one label beneath them."""
-    labels: list[tuple[float, float, list[str]]] = []
-    for i in weight.sort_values(ascending=False, kind="stable").index:
-        at, name = (float(np.log10(x[i])), float(np.log10(y[i]))), str(names[i]).partition(".")[2]
-        near = next((lab for lab in labels if abs(lab[0] - at[0]) < 0.35 and abs(lab[1] - at[1]) < 0.25), None)
-        if near is None and len(labels) < most:
-            labels.append((*at, [name]))
-        elif near is not None and name not in near[2]:
-            near[2].append(name)
-    for left, height, found in labels:
-        text = "<br>".join([*found[:4], *([f"and {len(found) - 4} more"] if len(found) > 4 else [])])
-        figure.add_annotation(x=left, y=height, text=text, showarrow=False, yanchor="top", yshift=-18, font_size=12)

@@ -11,10 +11,18 @@ if TYPE_CHECKING:
     from dse.explore.result import Result
 
 _TITLES = {
-    "step_time": "step time", "tokens_per_s": "throughput", "mfu": "MFU", "hfu": "HFU", "memory_bytes": "memory",
-    "energy": "energy per step", "power": "power", "cost": "cost per step", "carbon": "CO2e per step",
-    "tokens_per_dollar": "per dollar", "tokens_per_joule": "per joule",
-}  # fmt: skip
+    "step_time": "step time",
+    "tokens_per_s": "throughput",
+    "mfu": "MFU",
+    "hfu": "HFU",
+    "memory_bytes": "memory",
+    "energy": "energy per step",
+    "power": "power",
+    "cost": "cost per step",
+    "carbon": "CO2e per step",
+    "tokens_per_dollar": "per dollar",
+    "tokens_per_joule": "per joule",
+}
 
 
 def headline_rows(result: Result) -> list[tuple[str, str]]:
@@ -61,7 +69,9 @@ def result_html(result: Result) -> str:
     if result.axes:
         return f"<code>{escape(result_text(result))}</code>"
     left = "".join(f"<tr><td>{escape(t)}</td><td><b>{escape(v)}</b></td></tr>" for t, v in headline_rows(result))
-    right = "".join(f"<tr><td>{escape(n)}</td><td>{escape(v)}</td><td>{share:.1%}</td></tr>"
-                    for n, v, share in breakdown_rows(result))  # fmt: skip
+    right = "".join(
+        f"<tr><td>{escape(n)}</td><td>{escape(v)}</td><td>{share:.1%}</td></tr>"
+        for n, v, share in breakdown_rows(result)
+    )
     style = "display:flex;gap:2em;align-items:flex-start"
     return f"<div style='{style}'><table>{left}</table><table>{right}</table></div>"

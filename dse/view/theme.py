@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dse.units import engineering
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 # (title, colour, hatch) of every entry of a breakdown.
 TERMS: dict[str, tuple[str, str, str]] = {
@@ -53,15 +56,31 @@ MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "triangle
 GOOD, BAD = "#296C1B", "#D81B60"
 
 TITLES = {
-    "step_time": "step time", "tokens_per_s": "throughput", "mfu": "MFU", "hfu": "HFU",
-    "memory_bytes": "memory footprint", "energy": "energy per step", "power": "power", "cost": "cost per step",
+    "step_time": "step time",
+    "tokens_per_s": "throughput",
+    "mfu": "MFU",
+    "hfu": "HFU",
+    "memory_bytes": "memory footprint",
+    "energy": "energy per step",
+    "power": "power",
+    "cost": "cost per step",
     "carbon": "CO2e per step",
-    "tokens_per_dollar": "tokens per dollar", "tokens_per_joule": "tokens per joule", "feasible": "feasible",
-    "time": "step time", "memory": "memory footprint", "tier": "memory held", "devices": "devices",
-    "tp": "tensor-parallel degree (tp)", "pp": "pipeline stages (pp)", "dp": "data-parallel degree (dp)",
-    "cp": "context-parallel degree (cp)", "ep": "expert-parallel degree (ep)", "micro_batch": "micro-batch",
-    "global_batch": "global batch", "zero_stage": "ZeRO stage",
-}  # fmt: skip
+    "tokens_per_dollar": "tokens per dollar",
+    "tokens_per_joule": "tokens per joule",
+    "feasible": "feasible",
+    "time": "step time",
+    "memory": "memory footprint",
+    "tier": "memory held",
+    "devices": "devices",
+    "tp": "tensor-parallel degree (tp)",
+    "pp": "pipeline stages (pp)",
+    "dp": "data-parallel degree (dp)",
+    "cp": "context-parallel degree (cp)",
+    "ep": "expert-parallel degree (ep)",
+    "micro_batch": "micro-batch",
+    "global_batch": "global batch",
+    "zero_stage": "ZeRO stage",
+}
 _INK = {"light": ("#1F2430", "#FFFFFF", "#DDE1E8"), "dark": ("#E6E8EC", "#16191F", "#363C47")}
 _RATES = {"1/s": "per second", "1/USD": "per dollar", "1/J": "per joule"}
 
@@ -91,8 +110,14 @@ def hatch_of(term: str) -> str:
 
 def fill(term: str, position: int = 0) -> dict[str, Any]:
     """Marker of a term's bars: colour, and the hatch over it."""
-    hatch = {"shape": hatch_of(term), "fillmode": "overlay", "fgcolor": "#FFFFFF", "fgopacity": 0.6, "solidity": 0.15,
-             "size": 9}  # fmt: skip
+    hatch = {
+        "shape": hatch_of(term),
+        "fillmode": "overlay",
+        "fgcolor": "#FFFFFF",
+        "fgopacity": 0.6,
+        "solidity": 0.15,
+        "size": 9,
+    }
     return {"color": colour_of(term, position), "pattern": hatch}
 
 
@@ -112,16 +137,31 @@ def template(dark: bool = False) -> Any:
     import plotly.graph_objects as go
 
     text, back, grid = _INK["dark" if dark else "light"]
-    axis = {"gridcolor": grid, "linecolor": text, "zerolinecolor": grid, "ticks": "outside", "tickcolor": grid,
-            "automargin": True, "title": {"standoff": 12}, "showline": True}  # fmt: skip
+    axis = {
+        "gridcolor": grid,
+        "linecolor": text,
+        "zerolinecolor": grid,
+        "ticks": "outside",
+        "tickcolor": grid,
+        "automargin": True,
+        "title": {"standoff": 12},
+        "showline": True,
+    }
     layout = go.Layout(
         font={"family": "Inter, Helvetica, Arial, sans-serif", "size": 15, "color": text},
         title={"x": 0.01, "xanchor": "left", "y": 0.98, "yanchor": "top", "font": {"size": 19}, "automargin": True},
-        paper_bgcolor=back, plot_bgcolor=back, colorway=list(SPARE), xaxis=axis, yaxis=axis,
-        margin={"l": 80, "r": 30, "t": 70, "b": 60}, hoverlabel={"font": {"size": 14}, "align": "left"},
+        paper_bgcolor=back,
+        plot_bgcolor=back,
+        colorway=list(SPARE),
+        xaxis=axis,
+        yaxis=axis,
+        margin={"l": 80, "r": 30, "t": 70, "b": 60},
+        hoverlabel={"font": {"size": 14}, "align": "left"},
         legend={"traceorder": "normal", "font": {"size": 14}},
-        colorscale={"sequential": "Cividis", "diverging": "RdBu"}, bargap=0.25, hovermode="closest",
-    )  # fmt: skip
+        colorscale={"sequential": "Cividis", "diverging": "RdBu"},
+        bargap=0.25,
+        hovermode="closest",
+    )
     return go.layout.Template(layout=layout)
 
 
@@ -189,3 +229,10 @@ def axis_title(name: str, unit: str) -> str:
 def with_unit(words: str, unit: str) -> str:
     """A title with its unit in brackets."""
     return f"{words} [{unit}]" if unit not in ("", "1") else words
+
+
+def blank(title: str, dark: bool, **layout: Any) -> go.Figure:
+    """An empty figure in the theme."""
+    import plotly.graph_objects as go
+
+    return go.Figure(layout={"template": template(dark), "title": {"text": title}, "height": 560, **layout})

@@ -71,9 +71,9 @@ def main() -> None:
     for workers in (1, 2):
         enumeration(workers)
         designs, good, seconds = enumeration(workers)
-        rate = designs / seconds
-        print(f"best strategy, {workers} thread{'s' if workers > 1 else ' '}              {rate / 1e6:8.1f} M strategies/s"
-              f"   ({designs:,} designs, {good:,} feasible, {seconds:.2f} s; {rate * single:,.0f} x one by one)")  # fmt: skip
+        rate, threads = designs / seconds, f"{workers} thread{'s' if workers > 1 else ' '}"
+        print(f"best strategy, {threads}              {rate / 1e6:8.1f} M strategies/s")
+        print(f"    {designs:,} designs, {good:,} feasible, {seconds:.2f} s; {rate * single:,.0f} x one by one")
     designs, seconds = full_breakdown()
     print(f"every term of every design, 1 thread  {designs / seconds / 1e6:8.1f} M strategies/s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -12,12 +12,7 @@ from dse.spec.workload.dlrm import DLRM
 from dse.spec.workload.layers import LayerList
 from dse.spec.workload.transformer import Transformer
 
-FAMILIES: dict[str, type[Model]] = {
-    "transformer": Transformer,
-    "dlrm": DLRM,
-    "convnet": ConvNet,
-    "layers": LayerList,
-}
+FAMILIES: dict[str, type[Model]] = {"transformer": Transformer, "dlrm": DLRM, "convnet": ConvNet, "layers": LayerList}
 
 
 def load_model(reference: Any) -> Model:

@@ -40,9 +40,16 @@ def attention_ops(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     t, e = model.tokens(shard), shard.element
     size = t * model.hidden * e
     width = output_width(model) / shard.tp
-    out = linear("attention_output", t, width, model.hidden, element=e,
-                 bias=np.where(model.bias, model.hidden, 0),
-                 saved=t * width * e + model.dropout_mask(shard), collectives=model.leaving(shard, size))  # fmt: skip
+    out = linear(
+        "attention_output",
+        t,
+        width,
+        model.hidden,
+        element=e,
+        bias=np.where(model.bias, model.hidden, 0),
+        saved=t * width * e + model.dropout_mask(shard),
+        collectives=model.leaving(shard, size),
+    )
     return (model.norm_op("attention_norm", shard), *_projections(model, shard), *_core(model, shard), out)
 
 
@@ -55,16 +62,22 @@ def _projections(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     queries, keys = model.heads * d / shard.tp, model.groups * d / key_split(model, shard)
     biased = np.where(model.bias | model.qkv_bias, 1, 0)
     source = t * h * e / model.sequence_split(shard)
-    rotary = element_wise("rotary", 2 * t * (queries + keys) * e * np.where(np.equal(model.positions, "rotary"), 1, 0),
-                          weights=np.where(model.qk_norm, 2 * d, 0))  # fmt: skip
+    rotary = element_wise(
+        "rotary",
+        2 * t * (queries + keys) * e * np.where(np.equal(model.positions, "rotary"), 1, 0),
+        weights=np.where(model.qk_norm, 2 * d, 0),
+    )
     if model.fused_qkv:
         columns = queries + 2 * keys
-        qkv = linear("qkv", t, h, columns, element=e, bias=biased * columns, saved=source + t * columns * e,
-                     collectives=entering)  # fmt: skip
+        qkv = linear(
+            "qkv", t, h, columns, element=e, bias=biased * columns, saved=source + t * columns * e, collectives=entering
+        )
         return (qkv, rotary)
     names = (("query", queries, source, entering), ("key", keys, 0.0, ()), ("value", keys, 0.0, ()))
-    apart = tuple(linear(name, t, h, n, element=e, bias=biased * n, saved=extra + t * n * e, collectives=collectives)
-                  for name, n, extra, collectives in names)  # fmt: skip
+    apart = tuple(
+        linear(name, t, h, n, element=e, bias=biased * n, saved=extra + t * n * e, collectives=collectives)
+        for name, n, extra, collectives in names
+    )
     return (*apart, rotary)
 
 
@@ -79,15 +92,43 @@ def _latent_projections(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     entering = model.entering(shard, t * h * e)
     ops = []
     if z.query_rank:
-        ops.append(linear("query_down", t, h, z.query_rank, element=e, bias=1.0 * z.query_rank,
-                          saved=source + t * z.query_rank * e, collectives=entering))  # fmt: skip
+        ops.append(
+            linear(
+                "query_down",
+                t,
+                h,
+                z.query_rank,
+                element=e,
+                bias=1.0 * z.query_rank,
+                saved=source + t * z.query_rank * e,
+                collectives=entering,
+            )
+        )
         ops.append(linear("query_up", t, z.query_rank, local_heads * qk, element=e, saved=t * local_heads * qk * e))
     else:
-        ops.append(linear("query", t, h, local_heads * qk, element=e,
-                          saved=source + t * local_heads * qk * e, collectives=entering))  # fmt: skip
+        ops.append(
+            linear(
+                "query",
+                t,
+                h,
+                local_heads * qk,
+                element=e,
+                saved=source + t * local_heads * qk * e,
+                collectives=entering,
+            )
+        )
     up = local_heads * (z.nope_dim + z.value_dim)
-    ops.append(linear("kv_down", t, h, z.kv_rank + z.rope_dim, element=e, bias=1.0 * z.kv_rank,
-                      saved=t * (z.kv_rank + z.rope_dim) * e))  # fmt: skip
+    ops.append(
+        linear(
+            "kv_down",
+            t,
+            h,
+            z.kv_rank + z.rope_dim,
+            element=e,
+            bias=1.0 * z.kv_rank,
+            saved=t * (z.kv_rank + z.rope_dim) * e,
+        )
+    )
     ops.append(linear("kv_up", t, z.kv_rank, up, element=e, saved=t * up * e))
     ops.append(element_wise("rotary", 2 * t * (local_heads + 1) * z.rope_dim * e))
     return tuple(ops)
@@ -114,9 +155,15 @@ def _core(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     tensors = b * local * heads * (qk + value) * e + b * s * groups * (qk + value) * e
     # Flash backward recomputes the scores: five products for the forward pass's two.
     on = np.where(flash, 1.0, 0.0)
-    fused = Op("flash_attention", "attention", forward=Fused(on * flops, on * tensors),
-               input_grad=Fused(on * 2.5 * flops, on * 2.0 * tensors), saved=on * 4 * b * heads * local, core=True,
-               collectives=ring)  # fmt: skip
+    fused = Op(
+        "flash_attention",
+        "attention",
+        forward=Fused(on * flops, on * tensors),
+        input_grad=Fused(on * 2.5 * flops, on * 2.0 * tensors),
+        saved=on * 4 * b * heads * local,
+        core=True,
+        collectives=ring,
+    )
     if np.all(flash):
         return (fused,)
     plain = _unfused(model, shard, heads, local, np.where(flash, 0.0, 1.0))
@@ -131,10 +178,17 @@ def _unfused(model: Transformer, shard: Shard, heads: Array, local: Array, on: A
     count = on * b * heads
 
     def product(name: str, k: Array, n: Array) -> Op:
-        return Op(name, "batched_gemm", forward=Gemm(local, k, n, count, e), input_grad=Gemm(local, n, k, count, e),
-                  weight_grad=Gemm(k, local, n, count, e), core=True)  # fmt: skip
+        return Op(
+            name,
+            "batched_gemm",
+            forward=Gemm(local, k, n, count, e),
+            input_grad=Gemm(local, n, k, count, e),
+            weight_grad=Gemm(k, local, n, count, e),
+            core=True,
+        )
 
     kept = scores * e + np.where(model.dropout, scores * (e + 1), 0.0)
-    softmax = element_wise("softmax", 2.0 * model.unfused * scores * e, flops=5 * scores,
-                           saved=kept, core=True, backward=1.5)  # fmt: skip
+    softmax = element_wise(
+        "softmax", 2.0 * model.unfused * scores * e, flops=5 * scores, saved=kept, core=True, backward=1.5
+    )
     return (product("scores", qk, s), softmax, product("context", s, value))

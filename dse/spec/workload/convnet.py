@@ -49,18 +49,25 @@ class Convolution(Spec):
         source = batch * self.size**2 * self.in_channels * element
         result = rows * self.out_channels * element
         return Op(
-            self.name, "convolution",
+            self.name,
+            "convolution",
             forward=Gemm(rows, inner, columns, self.groups, element, a_bytes=source / self.groups),
             input_grad=Gemm(rows, columns, inner, self.groups, element, a_bytes=result / self.groups),
             weight_grad=Gemm(inner, rows, columns, self.groups, element, a_bytes=source / self.groups),
-            weights=self.weights, saved=source,
-        )  # fmt: skip
+            weights=self.weights,
+            saved=source,
+        )
 
     def after(self, batch: Array, element: Array) -> Op:
         """Batch normalization and activation: two passes forward (statistics, then apply), three backward."""
         size = batch * self.out_size**2 * self.out_channels * element
-        return Op(f"{self.name}_norm", "element_wise", forward=Stream(3 * size, 8 * size / element),
-                  input_grad=Stream(5 * size, 10 * size / element), saved=size)  # fmt: skip
+        return Op(
+            f"{self.name}_norm",
+            "element_wise",
+            forward=Stream(3 * size, 8 * size / element),
+            input_grad=Stream(5 * size, 10 * size / element),
+            saved=size,
+        )
 
 
 class ConvNet(Model):

@@ -67,12 +67,20 @@ class DLRM(Model):
         b, e = shard.micro_batch, shard.element
         lookups = b * self.tables * self.pooling * self.dim * self.table_element_bytes
         pooled = b * self.tables * self.dim * e
-        exchange = (Collective("forward", "all_to_all", pooled, "all", blocking=False),
-                    Collective("input_grad", "all_to_all", pooled, "all", blocking=False))  # fmt: skip
+        exchange = (
+            Collective("forward", "all_to_all", pooled, "all", blocking=False),
+            Collective("input_grad", "all_to_all", pooled, "all", blocking=False),
+        )
         # Backward: read the gradient, read and write every touched row.
-        embedding = Op("embedding", "lookup", forward=Stream(lookups + pooled), input_grad=Stream(2 * lookups + pooled),
-                       table_bytes=self.table_parameters() * self.table_element_bytes / shard.devices, saved=pooled,
-                       collectives=exchange)  # fmt: skip
+        embedding = Op(
+            "embedding",
+            "lookup",
+            forward=Stream(lookups + pooled),
+            input_grad=Stream(2 * lookups + pooled),
+            table_bytes=self.table_parameters() * self.table_element_bytes / shard.devices,
+            saved=pooled,
+            collectives=exchange,
+        )
         bottom, top = self._widths()
         ops = [embedding, *self._mlp("bottom", bottom, b, e)]
         traffic = b * (self.tables + 1) * self.dim * e + b * self.interaction_width() * e
@@ -83,5 +91,7 @@ class DLRM(Model):
 
     @staticmethod
     def _mlp(name: str, widths: list[tuple[Array, Array]], b: Array, e: Array) -> list[Op]:
-        return [linear(f"{name}_mlp_{i}", b, k, n, element=e, bias=1.0 * n, saved=b * k * e)
-                for i, (k, n) in enumerate(widths)]  # fmt: skip
+        return [
+            linear(f"{name}_mlp_{i}", b, k, n, element=e, bias=1.0 * n, saved=b * k * e)
+            for i, (k, n) in enumerate(widths)
+        ]

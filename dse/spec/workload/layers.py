@@ -70,18 +70,34 @@ class Layer(Spec):
             k = self.k / shard.tp if self.shard == "row" else self.k
             n = self.n / shard.tp if self.shard == "column" else self.n
             split = shard.tp if self.shard != "none" else 1
-            op = linear(self.name, b * self.m, k, n, element=e, count=self.count, saved=b * self.m * k * self.count * e,
-                        collectives=collectives)  # fmt: skip
+            op = linear(
+                self.name,
+                b * self.m,
+                k,
+                n,
+                element=e,
+                count=self.count,
+                saved=b * self.m * k * self.count * e,
+                collectives=collectives,
+            )
             return Op(**{**op.__dict__, "weights": self.weights / split})
         if self.type == "batched_gemm":
             count, m, k, n = b * self.count, self.m, self.k, self.n
-            return Op(self.name, "batched_gemm", Gemm(m, k, n, count, e), Gemm(m, n, k, count, e),
-                      Gemm(k, m, n, count, e), saved=count * (m * k + k * n) * e, collectives=collectives)  # fmt: skip
+            return Op(
+                self.name,
+                "batched_gemm",
+                Gemm(m, k, n, count, e),
+                Gemm(m, n, k, count, e),
+                Gemm(k, m, n, count, e),
+                saved=count * (m * k + k * n) * e,
+                collectives=collectives,
+            )
         if self.type == "kernel":
             phase = Fused(b * self.work, b * self.traffic)
             return Op(self.name, "gemm", phase, phase, phase, weights=self.weights, collectives=collectives)
-        return element_wise(self.name, b * self.traffic, weights=self.weights, saved=b * self.traffic / 2,
-                            collectives=collectives)  # fmt: skip
+        return element_wise(
+            self.name, b * self.traffic, weights=self.weights, saved=b * self.traffic / 2, collectives=collectives
+        )
 
     def _collectives(self, b: Array, e: Array) -> tuple[Collective, ...]:
         found: list[Collective] = []
@@ -145,4 +161,6 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise SpecError([Fault("csv", "", f"has more than {MAX_ROWS:,} rows", str(path))])
     if not rows or None in rows[0]:
         raise SpecError([Fault("csv", "", "must have a header line and at least one row of the same width", str(path))])
-    return [{key.strip(): value.strip() for key, value in row.items() if key and value and value.strip()} for row in rows]
+    return [
+        {key.strip(): value.strip() for key, value in row.items() if key and value and value.strip()} for row in rows
+    ]

@@ -51,16 +51,34 @@ def _routed(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     up = np.where(model.gated_mlp, 2, 1)
     size = routed * h * e
     entering, leaving = model.entering(shard, size), model.leaving(shard, size)
-    expert_up = linear("expert_up", rows, h, up * f, element=e, count=local_experts, expert=True,
-                       bias=np.where(model.bias, up * f, 0), saved=size / model.sequence_split(shard),
-                       collectives=entering)  # fmt: skip
-    activation = Op("expert_activation", "element_wise", forward=Stream(model.unfused * (up + 1) * routed * f * e, 10 * routed * f),
-                    input_grad=Stream(1.5 * model.unfused * (up + 1) * routed * f * e, 10 * routed * f),
-                    saved=up * routed * f * e)  # fmt: skip
+    expert_up = linear(
+        "expert_up",
+        rows,
+        h,
+        up * f,
+        element=e,
+        count=local_experts,
+        expert=True,
+        bias=np.where(model.bias, up * f, 0),
+        saved=size / model.sequence_split(shard),
+        collectives=entering,
+    )
+    activation = Op(
+        "expert_activation",
+        "element_wise",
+        forward=Stream(model.unfused * (up + 1) * routed * f * e, 10 * routed * f),
+        input_grad=Stream(1.5 * model.unfused * (up + 1) * routed * f * e, 10 * routed * f),
+        saved=up * routed * f * e,
+    )
     expert_down = Op(
-        "expert_down", "gemm", forward=Gemm(rows, f, h, local_experts, e), input_grad=Gemm(rows, h, f, local_experts, e),
+        "expert_down",
+        "gemm",
+        forward=Gemm(rows, f, h, local_experts, e),
+        input_grad=Gemm(rows, h, f, local_experts, e),
         weight_grad=Gemm(f, rows, h, local_experts, e),
-        weights=(f * h + np.where(model.bias, h, 0)) * local_experts, saved=routed * f * e, expert=True,
+        weights=(f * h + np.where(model.bias, h, 0)) * local_experts,
+        saved=routed * f * e,
+        expert=True,
         collectives=leaving,
-    )  # fmt: skip
+    )
     return (expert_up, activation, expert_down)

@@ -123,21 +123,51 @@ class Shard:
 
 
 def linear(
-    name: str, m: Array, k: Array, n: Array, *, element: Array, bias: Array = 0.0, saved: Array = 0.0,
-    count: Array = 1, expert: bool = False, collectives: tuple[Collective, ...] = (),
-) -> Op:  # fmt: skip
+    name: str,
+    m: Array,
+    k: Array,
+    n: Array,
+    *,
+    element: Array,
+    bias: Array = 0.0,
+    saved: Array = 0.0,
+    count: Array = 1,
+    expert: bool = False,
+    collectives: tuple[Collective, ...] = (),
+) -> Op:
     """A layer with weights: y = x·W. Forward m×k×n, input gradient m×n×k, weight gradient k×m×n."""
     return Op(
-        name, "gemm",
+        name,
+        "gemm",
         forward=Gemm(m, k, n, count, element),
         input_grad=Gemm(m, n, k, count, element),
         weight_grad=Gemm(k, m, n, count, element),
-        weights=(k * n + bias) * count, saved=saved, expert=expert, collectives=collectives,
-    )  # fmt: skip
+        weights=(k * n + bias) * count,
+        saved=saved,
+        expert=expert,
+        collectives=collectives,
+    )
 
 
-def element_wise(name: str, traffic: Array, *, flops: Array = 0.0, backward: float = 1.0, weights: Array = 0.0,
-                 saved: Array = 0.0, core: bool = False, collectives: tuple[Collective, ...] = ()) -> Op:  # fmt: skip
+def element_wise(
+    name: str,
+    traffic: Array,
+    *,
+    flops: Array = 0.0,
+    backward: float = 1.0,
+    weights: Array = 0.0,
+    saved: Array = 0.0,
+    core: bool = False,
+    collectives: tuple[Collective, ...] = (),
+) -> Op:
     """A memory-bound operator: ``traffic`` bytes forward, ``backward`` times that in the input gradient."""
-    return Op(name, "element_wise", forward=Stream(traffic, flops), input_grad=Stream(traffic * backward, flops),
-              weights=weights, saved=saved, core=core, collectives=collectives)  # fmt: skip
+    return Op(
+        name,
+        "element_wise",
+        forward=Stream(traffic, flops),
+        input_grad=Stream(traffic * backward, flops),
+        weights=weights,
+        saved=saved,
+        core=core,
+        collectives=collectives,
+    )

@@ -238,13 +238,34 @@ class Transformer(Model):
         up = np.where(self.gated_mlp, 2, 1)
         hidden_bytes = t * f * e
         return (
-            linear(f"{prefix}_up", t, h, up * f, element=e, bias=np.where(self.bias, up * f, 0), saved=size / split,
-                   collectives=self.entering(shard, size)),
-            element_wise(f"{prefix}_activation", self.unfused * (up + 1) * hidden_bytes, flops=10 * t * f, saved=up * hidden_bytes,
-                         backward=1.5),
-            linear(f"{prefix}_down", t, f, h, element=e, bias=np.where(self.bias, h, 0),
-                   saved=hidden_bytes + self.dropout_mask(shard), collectives=self.leaving(shard, size)),
-        )  # fmt: skip
+            linear(
+                f"{prefix}_up",
+                t,
+                h,
+                up * f,
+                element=e,
+                bias=np.where(self.bias, up * f, 0),
+                saved=size / split,
+                collectives=self.entering(shard, size),
+            ),
+            element_wise(
+                f"{prefix}_activation",
+                self.unfused * (up + 1) * hidden_bytes,
+                flops=10 * t * f,
+                saved=up * hidden_bytes,
+                backward=1.5,
+            ),
+            linear(
+                f"{prefix}_down",
+                t,
+                f,
+                h,
+                element=e,
+                bias=np.where(self.bias, h, 0),
+                saved=hidden_bytes + self.dropout_mask(shard),
+                collectives=self.leaving(shard, size),
+            ),
+        )
 
     def _mlp_ops(self, shard: Shard) -> tuple[Op, ...]:
         return (self.norm_op("mlp_norm", shard), *self.mlp(shard, self.ffn_hidden))
@@ -253,9 +274,15 @@ class Transformer(Model):
         """Token (and position) lookup, table split over tp by vocabulary."""
         size = self.tokens(shard) * self.hidden * shard.element
         rows = self.vocab / shard.tp + np.where(np.equal(self.positions, "learned"), self.positions_kept, 0)
-        lookup = Op("embedding", "lookup", forward=Stream(2 * size), input_grad=Stream(2 * size),
-                    weights=rows * self.hidden + np.where(self.embedding_norm, self._norm_size(), 0),
-                    saved=self.dropout_mask(shard), collectives=self.leaving(shard, size)[:2])  # fmt: skip
+        lookup = Op(
+            "embedding",
+            "lookup",
+            forward=Stream(2 * size),
+            input_grad=Stream(2 * size),
+            weights=rows * self.hidden + np.where(self.embedding_norm, self._norm_size(), 0),
+            saved=self.dropout_mask(shard),
+            collectives=self.leaving(shard, size)[:2],
+        )
         return Block("embedding", (lookup,), 1, "first")
 
     def _head(self, shard: Shard) -> Block:
@@ -264,7 +291,14 @@ class Transformer(Model):
         if not self.head:
             return Block("head", (norm,), 1, "last")
         t, v, size = self.tokens(shard), self.vocab / shard.tp, self.tokens(shard) * self.hidden * shard.element
-        logits = linear("logits", t, self.hidden, v, element=shard.element,
-                        saved=size / self.sequence_split(shard), collectives=self.entering(shard, size))  # fmt: skip
+        logits = linear(
+            "logits",
+            t,
+            self.hidden,
+            v,
+            element=shard.element,
+            saved=size / self.sequence_split(shard),
+            collectives=self.entering(shard, size),
+        )
         loss = element_wise("loss", 3 * 4 * t * v, flops=5 * t * v, saved=4 * t * v)
         return Block("head", (norm, logits, loss), 1, "last")
