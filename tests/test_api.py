@@ -124,3 +124,14 @@ def test_points_of_an_axis_can_be_named_with_units():
     result = dse.sweep(*GPT, dse.axis("cluster.network.inter.bandwidth", [25, 50], unit="GB/s"), devices=1024)
     name = "cluster.network.inter.bandwidth"
     assert result.at(**{name: "50 GB/s"})["step_time"].item() < result.at(**{name: "25 GB/s"})["step_time"].item()
+
+
+def test_categorical_axes_equal_single_estimates():
+    """Mixing kernels along an axis gives each design exactly its own numbers, and no NaN."""
+    values = ["flash", "flash1", "fused", "unfused"]
+    result = dse.sweep(*GPT, dse.axis("attention", values), dse.axis("precision", ["bf16", "fp16"]), devices=1024)
+    for value in values:
+        alone = dse.estimate(GPT[0], GPT[1], f"{GPT[2]},attention={value}", devices=1024)
+        assert result.at(attention=value, precision="bf16")["step_time"].item() == alone["step_time"].item()
+        mixed = result["step_time"].sel(attention=value, precision="bf16").item()
+        assert mixed == pytest.approx(alone["step_time"].item(), rel=1e-12)

@@ -181,7 +181,7 @@ def tile_efficiency(work: Gemm, cores: Array, small_tile: Array, k_overhead: Arr
         tiles = np.ceil(work.m / a) * np.ceil(work.n / b) * work.count
         wave = np.ceil(tiles / cores - 1e-9) * (a * b) * (work.k + k_overhead)
         spent = np.minimum(spent, wave / small_tile if b < 128 else wave)
-    return useful / np.maximum(spent, 1e-30)
+    return np.where(useful > 0, useful / np.maximum(spent, 1e-30), 1.0)  # no work: any rate will do
 
 
 @quantity("s", "max(FLOP / (peak · efficiency), Θ / BW) + launch", source="roofline; COMET §3.1 and 3.2")

@@ -1,0 +1,1 @@
+"""How sure are we: measured runs, predictions for them, and constants fitted to them."""
