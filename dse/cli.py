@@ -262,6 +262,23 @@ def reproduce(
         raise typer.Exit(1)
 
 
+@app.command()
+def validate(
+    kind: Annotated[str, typer.Argument(help="What the table holds; so far: training.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="CSV or Parquet with the corpus' columns; by default the shipped runs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold predictions against measured runs: error by publication, and why rows were not predicted."""
+    from dse.accuracy.validate import validate_training
+
+    if kind != "training":
+        raise SpecError([Fault("kind", repr(kind[:40]), "must be training")])
+    report = validate_training(file)
+    echo_json(report.summary()) if as_json else typer.echo(str(report))
+
+
 @catalogue_app.command("list")
 def catalogue_list(
     kind: Annotated[str | None, typer.Argument(help="accelerator, node, cluster or model; all by default.")] = None,

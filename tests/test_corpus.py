@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dse.accuracy.corpus import batches, measured, merge_runs, predictable, read_table
+from dse.accuracy.validate import validate_training
 from dse.errors import SpecError
 from dse.explore.evaluate import price
 
@@ -44,3 +45,21 @@ def test_hostile_tables_are_refused(tmp_path):
     for path in (tmp_path / "none.csv", junk, bare):
         with pytest.raises(SpecError):
             read_table(path)
+
+
+def test_the_report_counts_every_row_and_every_publication():
+    """Errors by publication add up to all rows, and a table without columns is refused."""
+    report = validate_training()
+    found = report.summary()
+    assert found["n"] == found["n_predicted"] + sum(found["refused"].values())
+    assert sum(e["n"] for e in found["by_source"].values()) == found["n_predicted"] > 800
+    assert 0 < found["median_ape"] < 0.25
+    assert "korthikanti22" in str(report)
+
+
+def test_a_table_that_lacks_columns_is_refused(tmp_path):
+    """The message names the columns."""
+    bare = tmp_path / "bare.csv"
+    bare.write_text("id,status\n1,ok\n")
+    with pytest.raises(SpecError, match="dup_of"):
+        validate_training(bare)

@@ -21,6 +21,7 @@ REQUIRED = (
     "ruamel.yaml",
     "plotly",
     "kaleido",
+    "scipy",
     "typer",
     "rich",
     "jinja2",
