@@ -12,11 +12,15 @@ from dse.cost.graph import quantity
 from dse.spec.workload.op import PHASES, Block, Fused, Gemm, Op, Phase, Shard, Stream, Work
 
 # Bytes of an activation, and of a matrix operand, by precision. FP8 recipes keep activations in 16 bit.
-ACTIVATION_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
-OPERAND_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
-GRADIENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
+ACTIVATION_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2, "mxfp8": 2, "nvfp4": 2}
+OPERAND_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "mxfp8": 1, "nvfp4": 0.5}
+GRADIENT_BYTES = ACTIVATION_BYTES
+# Bits of the matrix operands where they are narrower than 16.
+NARROW_BITS = {"fp32": 16, "tf32": 16, "fp16": 16, "bf16": 16, "fp8": 8, "mxfp8": 8, "nvfp4": 4}
 # What runs where the matrix engine lacks a data type (a rule marks such designs infeasible).
 FALLBACK = {
+    "nvfp4": ("fp4", "fp8", "bf16", "fp16", "tf32", "fp32"),
+    "mxfp8": ("fp8", "bf16", "fp16", "tf32", "fp32"),
     "fp8": ("fp8", "bf16", "fp16", "tf32", "fp32"),
     "bf16": ("bf16", "fp16", "tf32", "fp32"),
     "fp16": ("fp16", "bf16", "tf32", "fp32"),
@@ -135,10 +139,13 @@ def operator_efficiency(cluster: Any, precision: Array, attention: Array, stack:
     Replace this quantity to bring your own surface.
     """
     limits, cores = cluster.accelerator.efficiency, cluster.accelerator.cores
-    narrow = limits.matrix if limits.matrix_fp8 is None else limits.matrix_fp8
-    matrix = np.where(np.equal(precision, "fp8"), narrow, limits.matrix) * limits.sustained
-    # Attention kernels compute in 16 bit: half of an FP8 peak.
-    halved = np.where(np.equal(precision, "fp8"), _sixteen_bit_share(cluster, precision), 1.0)
+    bits = select(precision, NARROW_BITS)
+    wide = limits.matrix * limits.sustained
+    eight = (limits.matrix if limits.matrix_fp8 is None else limits.matrix_fp8) * limits.sustained_fp8
+    four = (limits.matrix if limits.matrix_fp4 is None else limits.matrix_fp4) * limits.sustained_fp4
+    matrix = np.where(np.equal(bits, 8), eight, np.where(np.equal(bits, 4), four, wide))
+    # Attention kernels, routers and logits compute in 16 bit: a half or less of a narrow peak.
+    halved = np.where(np.less(bits, 16), _sixteen_bit_share(cluster, precision), 1.0)
     first = np.where(np.equal(attention, "flash1"), limits.attention_first, 1.0)
     core = limits.attention * limits.sustained * halved * first * stack.attention
     tiled = limits.tiles if isinstance(limits.tiles, np.ndarray) else bool(limits.tiles)
@@ -148,13 +155,13 @@ def operator_efficiency(cluster: Any, precision: Array, attention: Array, stack:
             return core * (limits.attention_backward if phase != "forward" else 1.0)
         if not isinstance(work, Gemm):
             return 1.0
-        rate = matrix
+        rate = wide * halved if op.wide or op.kind == "batched_gemm" else matrix
         if np.any(tiled):
             filled = tile_efficiency(work, cores, limits.small_tile, limits.k_overhead)
             rate = rate * np.where(tiled, filled, 1.0)
         if op.kind == "batched_gemm":
             aligned = np.equal(np.mod(work.k, 64), 0) & np.equal(np.mod(work.n, 64), 0)
-            rate = rate * np.where(aligned, 1.0, limits.unaligned) * halved
+            rate = rate * np.where(aligned, 1.0, limits.unaligned)
         return rate
 
     return efficiency
@@ -163,7 +170,7 @@ def operator_efficiency(cluster: Any, precision: Array, attention: Array, stack:
 def _sixteen_bit_share(cluster: Any, precision: Array) -> Array:
     """Peak in 16 bit over the peak of the strategy's precision."""
     peaks = cluster.accelerator.matrix
-    return _first(peaks, FALLBACK["bf16"]) / _first(peaks, FALLBACK["fp8"])
+    return _first(peaks, FALLBACK["bf16"]) / select(precision, {n: _first(peaks, FALLBACK[n]) for n in FALLBACK})
 
 
 TILES = ((256, 128), (128, 128), (128, 64))
@@ -196,15 +203,19 @@ def operator_times(
     stream_passes: dict[str, Array],
     gradient_precision: Array,
     stack: Any,
+    lora_rank: Array,
 ) -> dict[str, Array]:
     """Time of each operator and phase in one pass of one device, keyed ``block.operator.phase``.
 
     A weight-gradient GEMM also adds to the gradient buffer: the share ``stack.gradient_accumulation`` of that read
-    and write is not hidden. In FP8 each GEMM first casts its activations (a read in 16 bit, a write in 8).
+    and write is not hidden. In FP8 and FP4 each GEMM first quantizes its activations. With adapters, the weights they
+    stand beside have no gradients.
     """
     operand = select(precision, OPERAND_BYTES) / select(precision, ACTIVATION_BYTES)
     launch, buffer = cluster.accelerator.efficiency.launch, cluster.accelerator.buffer
-    cast = np.where(np.equal(precision, "fp8"), 1.5, 0.0) / memory_bandwidth
+    quantizing = {"fp8": stack.cast_fp8, "mxfp8": stack.cast_mxfp8, "nvfp4": stack.cast_nvfp4}
+    cast = select(precision, {name: quantizing.get(name, 0.0) for name in OPERAND_BYTES}) / memory_bandwidth
+    adapters = np.greater(lora_rank, 0)
     update = 2.0 * select(gradient_precision, GRADIENT_BYTES) * stack.gradient_accumulation / memory_bandwidth
     times: dict[str, Array] = {}
     for block in blocks:
@@ -217,14 +228,16 @@ def operator_times(
                     passes = stream_passes.get(op.name.rpartition("_")[2], 1.0)
                     busy = np.maximum(passes * work.bytes / memory_bandwidth, work.flops / vector_peak)
                 else:
-                    traffic = work_traffic(work, buffer, operand)
+                    traffic = work_traffic(work, buffer, 1.0 if op.wide else operand)
                     hook = operator_efficiency
                     rate = matrix_peak * (hook(op, work, phase) if callable(hook) else hook)
                     busy = np.maximum(work.flops / rate, traffic / memory_bandwidth)
-                    if isinstance(work, Gemm) and np.any(cast):
+                    if isinstance(work, Gemm) and np.any(cast) and not op.wide and op.kind != "batched_gemm":
                         busy = busy + cast * work.element * work.m * work.k * work.count
                 if phase == "weight_grad" and np.any(update):
                     busy = busy + update * op.weights
+                if phase == "weight_grad" and np.any(adapters):
+                    busy = np.where(np.logical_and(adapters, op.kind == "gemm"), 0.0, busy)
                 key = f"{block.name}.{op.name}.{phase}"
                 times[key] = busy + np.where(busy > 0, launch, 0.0) if np.any(launch) else busy
     return times
@@ -239,15 +252,17 @@ def stream_passes(stack: Any, attention: Array, fused_norm: Array) -> dict[str, 
         "norm": norm,
         "activation": stack.activation_passes,
         "rotary": stack.rotary_passes,
+        "dispatch": stack.permute_passes,
+        "combine": stack.permute_passes,
         "softmax": softmax,
         "loss": stack.loss_passes,
     }
 
 
 @quantity("s", "kernels_per_layer · launch", source="re-derived; a layer cannot run faster than the host launches it")
-def host_floor(stack: Any) -> Array:
+def host_floor(stack: Any, cuda_graphs: Array) -> Array:
     """Least time of one layer's forward pass: what the host takes to launch its kernels (backward: twice that)."""
-    return stack.kernels_per_layer * stack.launch
+    return np.where(cuda_graphs, 0.0, stack.kernels_per_layer * stack.launch)
 
 
 def work_traffic(work: Work, buffer: Array, operand: Array = 1.0) -> Array:

@@ -15,7 +15,7 @@ from dse.cost.compute import GRADIENT_BYTES
 from dse.cost.graph import quantity
 from dse.spec.workload.op import Block
 
-WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
+WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2, "mxfp8": 2, "nvfp4": 2}
 # FP32 moments, and the FP32 master copy where the weights themselves are narrower.
 OPTIMIZER_BYTES = {"adam": 8, "sgd": 0, "sgd_momentum": 4}
 CLASSES = ("weights", "gradients", "optimizer", "activations")

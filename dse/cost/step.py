@@ -71,15 +71,17 @@ def layer_terms(
     collective_times: dict[str, Array],
     recompute: Array,
     overlap_tp: Array,
+    overlap_ep: Array,
     overlap_efficiency: Array,
     host_floor: Array,
+    stack: Any,
 ) -> dict[str, dict[str, Array]]:
     """Time of one instance of each block by term.
 
     ``host_*`` is what the launches of a layer's kernels take longer than the kernels themselves.
 
-    Collectives of tp and ep block the operators around them; with ``overlap_tp`` they hide behind the GEMMs of the
-    same phase. The ring of context parallelism hides behind the attention core.
+    Collectives of tp and ep block the operators around them; with ``overlap_tp`` and ``overlap_ep`` they hide behind
+    the GEMMs of the same phase, those of tp only up to the share ``stack.overlap_tp``. The ring of context parallelism hides behind the attention core.
     """
     result = {}
     for block in blocks:
@@ -93,12 +95,14 @@ def layer_terms(
         floor = host_floor if block.place == "body" else 0.0
         runs = select(recompute, {"none": 1.0, "selective": 1.0, "full": 2.0 if block.place == "body" else 1.0})
         tp = [communication(block, comm, "tp", p) for p in ("forward", "input_grad")]
-        hidden = [np.where(overlap_tp, work * overlap_efficiency, 0.0) for work in (forward, total(backward))]
+        work = [overlap_efficiency * t for t in (forward, total(backward))]
+        tp = [t - np.where(overlap_tp, np.minimum(w, stack.overlap_tp * t), 0.0) for t, w in zip(tp, work, strict=True)]
         cp = [np.maximum(communication(block, comm, "cp", p) - core[p], 0.0) for p in core]
         ep = [
             communication(block, comm, "ep", p) + communication(block, comm, "all", p)
             for p in ("forward", "input_grad")
         ]
+        ep = [np.maximum(t - np.where(overlap_ep, stack.overlap * w, 0.0), 0.0) for t, w in zip(ep, work, strict=True)]
         result[block.name] = {
             "forward": forward,
             "recompute": again,
@@ -106,8 +110,8 @@ def layer_terms(
             "weight_grad": backward[1],
             "host_forward": runs * np.maximum(floor - forward, 0.0),
             "host_backward": np.maximum(2.0 * floor - total(backward), 0.0),
-            "tp_comm_forward": np.maximum(tp[0] - hidden[0], 0.0) * runs,
-            "tp_comm_backward": np.maximum(tp[1] - hidden[1], 0.0),
+            "tp_comm_forward": tp[0] * runs,
+            "tp_comm_backward": tp[1],
             "cp_comm": cp[0] * runs + cp[1],
             "ep_comm": ep[0] * runs + ep[1],
         }
@@ -205,6 +209,7 @@ def dp_comm(
     overlap_dp: Array,
     overlap_efficiency: Array,
     mean_stage_terms: dict[str, Array],
+    stage_layers: Array,
     stack: Any,
 ) -> Array:
     """Exposed communication of data parallelism.
@@ -219,33 +224,45 @@ def dp_comm(
     ========== ==========================================================================================
 
     With ``overlap_dp`` a reduction hides behind the backward pass that makes its gradients, and a gather behind the
-    forward (stage 3: also the backward) pass that uses the parameters.
+    forward (stage 3: also the backward) pass that uses the parameters. Stage 3 communicates layer by layer. What hides
+    slows the compute it hides behind by ``stack.interference``.
     """
-    reduce, gather, everything = _replica_times(stage_parameters, links, gradient_precision, precision)
+    pieces = np.where(np.equal(zero_stage, 3), stage_layers, 1.0)
+    reduce, gather, everything = _replica_times(stage_parameters, links, gradient_precision, precision, pieces)
     stage = {k: mean_stage_terms[k] for k in PASS_TERMS}
     forward = stage["forward"] + stage["host_forward"] + stage["tp_comm_forward"]
     backward = total(stage[k] for k in ("input_grad", "weight_grad", "recompute", "host_backward", "tp_comm_backward"))
     forward, backward = (np.where(overlap_dp, overlap_efficiency * stack.overlap * t, 0.0) for t in (forward, backward))
     m = micro_batches
-    exposed = {
-        0: np.maximum(everything - backward, 0.0),
-        1: np.maximum(reduce - backward, 0.0) + np.maximum(gather - forward, 0.0),
-        2: m * np.maximum(reduce - backward, 0.0) + np.maximum(gather - forward, 0.0),
-        3: m * (np.maximum(gather - forward, 0.0) + np.maximum(gather + reduce - backward, 0.0)),
+
+    def exposed(communication: Array, behind: Array) -> Array:
+        hidden = np.minimum(communication, behind)
+        return communication - hidden * (1.0 - stack.interference)
+
+    terms = {
+        0: exposed(everything, backward),
+        1: exposed(reduce, backward) + exposed(gather, forward),
+        2: m * exposed(reduce, backward) + exposed(gather, forward),
+        3: m * (exposed(gather, forward) + exposed(gather + reduce, backward)),
     }
-    return select(zero_stage, exposed)
+    return select(zero_stage, terms)
 
 
 def _replica_times(
-    stage_parameters: dict[str, dict[str, Array]], links: Links, gradient_precision: Array, precision: Array
+    stage_parameters: dict[str, dict[str, Array]],
+    links: Links,
+    gradient_precision: Array,
+    precision: Array,
+    pieces: Array,
 ) -> tuple[Array, Array, Array]:
-    """Reduce-scatter of gradients, all-gather of parameters and all-reduce of gradients of one stage."""
+    """Reduce-scatter of gradients, all-gather of parameters and all-reduce of gradients of one stage, in pieces."""
     grad, weight = select(gradient_precision, GRADIENT_BYTES), select(precision, WEIGHT_BYTES)
     groups = {"dense": "grad", "expert": "expert_grad"}
     fullest = {kind: np.maximum(stage_parameters["first"][kind], stage_parameters["last"][kind]) for kind in groups}
 
     def times(kind: str, width: Array) -> Array:
-        return total(links.time(kind, group, fullest[name] * width) for name, group in groups.items())
+        sizes = {name: fullest[name] * width / pieces for name in groups}
+        return pieces * total(links.time(kind, group, sizes[name]) for name, group in groups.items())
 
     return times("reduce_scatter", grad), times("all_gather", weight), times("all_reduce", grad)
 

@@ -137,7 +137,9 @@ def comet_unpipelined(execution: Array, pp: Array) -> Array:
 def precision_supported(cluster: Any, precision: Array) -> Array:
     """The matrix engine has a rate for the data type."""
     peaks = cluster.accelerator.matrix
-    return select(precision, {name: 0.0 if getattr(peaks, name) is not None else -1.0 for name in values_of(precision)})
+    engine = {"mxfp8": "fp8", "nvfp4": "fp4"}
+    names = values_of(precision)
+    return select(precision, {n: 0.0 if getattr(peaks, engine.get(n, n)) is not None else -1.0 for n in names})
 
 
 @rule("1", "the network has fewer places than {devices} devices")

@@ -79,11 +79,12 @@ class Efficiency(Spec):
     """What real kernels reach of the peaks; the defaults give the ideal roofline.
 
     A GEMM is cut into tiles that the cores work off in waves. It reaches ``matrix`` of the peak (``matrix_fp8`` in
-    FP8, by default the same) when its tiles fill whole waves; a tile of k steps takes as long as k + ``k_overhead``;
+    FP8 and ``matrix_fp4`` in FP4, by default the same) when its tiles fill whole waves; a tile of k steps takes as long as k + ``k_overhead``;
     tiles smaller than 128 columns run at ``small_tile`` of the rate. ``tiles`` false switches the quantization off.
 
     Attributes:
-        sustained: clock of long runs against short benchmarks (power and heat).
+        sustained: rate of long runs against short benchmarks (power and heat), in 16 bit or wider.
+        sustained_fp8, sustained_fp4: the same in 8 and in 4 bit.
         attention: forward rate of the best flash-attention kernel against the peak.
         attention_backward: its backward rate against its forward rate.
         attention_first: rate of first-generation flash attention against that kernel's.
@@ -94,10 +95,13 @@ class Efficiency(Spec):
 
     matrix: PositiveFraction = 1.0
     matrix_fp8: PositiveFraction | None = None
+    matrix_fp4: PositiveFraction | None = None
     tiles: Switch = False
     small_tile: PositiveFraction = 1.0
     k_overhead: Number = 0.0
     sustained: PositiveFraction = 1.0
+    sustained_fp8: PositiveFraction = 1.0
+    sustained_fp4: PositiveFraction = 1.0
     attention: PositiveFraction = 1.0
     attention_backward: PositiveFraction = 1.0
     attention_first: PositiveFraction = 1.0
@@ -107,10 +111,14 @@ class Efficiency(Spec):
 
 
 class Accelerator(Entry):
-    """A device: matrix and vector engines, on-chip buffer, local memory, power and price."""
+    """A device: matrix and vector engines, on-chip buffer, local memory, power and price.
+
+    ``generation`` names the family whose measured efficiency the device shares (see ``data/calibration.yaml``).
+    """
 
     vendor: Text = ""
     year: Count | None = None
+    generation: Name | None = None
     matrix: MatrixPeak
     vector: VectorPeak
     cores: Count = 1
@@ -159,6 +167,7 @@ class NetworkDimension(Spec):
 
     name: Name
     topology: Topology
+    fabric: Name | None = None
     size: Count | None = None
     bandwidth: Bandwidth
     latency: Seconds = 0.0

@@ -19,7 +19,10 @@ class Stack(Entry):
         rotary_passes: rotary position embedding (and query/key norms).
         softmax_passes: a fused scale-mask-softmax kernel (attention "fused").
         softmax_passes_unfused: scale, mask, softmax and dropout as kernels of their own (attention "unfused").
+        permute_passes: sorting tokens by expert, and back.
         loss_passes: cross-entropy over the vocabulary.
+        cast_fp8, cast_mxfp8, cast_nvfp4: reads of a 16-bit operand that quantizing it for one product costs (amax,
+            scaling, casting, transposed copies).
         optimizer_passes: the optimizer step.
         gradient_accumulation: share of the read-modify-write of the gradient buffer that a weight-gradient GEMM
             cannot hide.
@@ -27,6 +30,9 @@ class Stack(Entry):
         kernels_per_layer: kernels that the host launches for one layer's forward pass (twice that backward).
         launch: host time to launch one kernel; a layer takes at least kernels · launch.
         overlap: share of the compute behind which data-parallel communication really hides.
+        overlap_tp: share of a tensor-parallel collective that can hide where the strategy overlaps it.
+        interference: growth of the compute that communication hides behind, per second hidden (it takes cores and
+            memory bandwidth).
         hop: host and synchronization time of one pipeline send and receive.
         step_overhead: host time of a step outside the layers (data loading, logging, clipping).
         straggling: growth of the step time per doubling of the number of devices beyond one node.
@@ -38,13 +44,19 @@ class Stack(Entry):
     rotary_passes: Multiple = 1.0
     softmax_passes: Multiple = 1.0
     softmax_passes_unfused: Multiple = 1.0
+    permute_passes: Multiple = 1.0
     loss_passes: Multiple = 1.0
+    cast_fp8: Multiple = 1.5
+    cast_mxfp8: Multiple = 1.5
+    cast_nvfp4: Multiple = 1.5
     optimizer_passes: Multiple = 1.0
     gradient_accumulation: Multiple = 0.0
     attention: PositiveFraction = 1.0
     kernels_per_layer: Multiple = 0.0
     launch: Seconds = 0.0
     overlap: PositiveFraction = 1.0
+    overlap_tp: PositiveFraction = 1.0
+    interference: Fraction = 0.0
     hop: Seconds = 0.0
     step_overhead: Seconds = 0.0
     straggling: Fraction = 0.0

@@ -9,11 +9,11 @@ from pydantic import field_validator
 
 from dse.errors import Fault, SpecError
 from dse.spec.base import Spec
-from dse.spec.fields import Count, Name, PositiveFraction, Ratio, Stage, Switch
+from dse.spec.fields import Count, CountOrZero, Name, PositiveFraction, Ratio, Stage, Switch
 
 GROUPS = ("tp", "cp", "dp", "pp")
 PLACEMENTS = tuple("-".join(order) for order in permutations(GROUPS))
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4"]
 
 
 class Strategy(Spec):
@@ -25,6 +25,9 @@ class Strategy(Spec):
     overflow into the first expansion tier with accesses spread in proportion (COMET's memory expansion).
     ``attention``: a flash kernel of the second or later generation, of the first, a fused softmax between two GEMMs,
     or plain kernels. ``execution`` selects the timing model: Megatron-style micro-batched pipelines, or COMET's loop.
+    ``precision``: "fp8" scales per tensor, "mxfp8" and "nvfp4" per block; routers and logits stay in 16 bit.
+    ``cuda_graphs``: the host launches whole graphs, so its launch time no longer counts. ``lora_rank`` above 0 trains
+    adapters of that rank beside every linear layer and nothing else.
     ``stack`` names the software stack; by default "megatron", and "ideal" for COMET.
     """
 
@@ -46,10 +49,13 @@ class Strategy(Spec):
     optimizer: Literal["adam", "sgd", "sgd_momentum"] = "adam"
     attention: Literal["flash", "flash1", "fused", "unfused"] = "flash"
     fused_norm: Switch = True
+    cuda_graphs: Switch = False
+    lora_rank: CountOrZero = 0
     capacity_factor: Ratio = 1.0
     overlap_dp: Switch = True
     overlap_tp: Switch = False
     overlap_pp: Switch = False
+    overlap_ep: Switch = False
     overlap_offload: Switch = True
     overlap_efficiency: PositiveFraction = 1.0
     offload_weights: Name = "local"

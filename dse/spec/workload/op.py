@@ -75,6 +75,7 @@ class Op:
         weights: trainable parameters on this device.
         saved: bytes kept from forward to backward when nothing is recomputed.
         core: part of the attention core, which selective recomputation drops and runs again.
+        wide: stays in 16 bit where the strategy's precision is narrower (routers, logits).
         expert: the weights belong to experts (reduced over dp·cp/ep, not dp·cp).
         table_bytes: a lookup table on this device that is updated in place (no gradients or optimizer states).
     """
@@ -87,6 +88,7 @@ class Op:
     weights: Array = 0.0
     saved: Array = 0.0
     core: bool = False
+    wide: bool = False
     expert: bool = False
     table_bytes: Array = 0.0
     collectives: tuple[Collective, ...] = ()
@@ -132,6 +134,7 @@ def linear(
     bias: Array = 0.0,
     saved: Array = 0.0,
     count: Array = 1,
+    wide: bool = False,
     expert: bool = False,
     collectives: tuple[Collective, ...] = (),
 ) -> Op:
@@ -144,6 +147,7 @@ def linear(
         weight_grad=Gemm(k, m, n, count, element),
         weights=(k * n + bias) * count,
         saved=saved,
+        wide=wide,
         expert=expert,
         collectives=collectives,
     )

@@ -297,6 +297,7 @@ class Transformer(Model):
             self.hidden,
             v,
             element=shard.element,
+            wide=True,
             saved=size / self.sequence_split(shard),
             collectives=self.entering(shard, size),
         )
