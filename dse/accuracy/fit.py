@@ -1,159 +1,157 @@
-"""Fitting physical constants to measured runs: one set per accelerator generation, fabric and software stack.
-
-A constant has a place (a field of ``accelerator.efficiency``, of the software stack, or of a network dimension), a
-range that physics allows, and a starting value that a weak prior holds on to. There are no factors of single rows,
-publications or models.
-"""
+"""Fitting physical constants to measured runs: robust least squares on log ratios, within physical ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dse.accuracy.constants import SCALE_OUT, Constant
 from dse.accuracy.corpus import Batch
 from dse.explore.evaluate import price
 
-PRIOR = 0.1  # pull towards the starting value, in units of a relative error of one
-GENERATIONS = {
-    "a100": "A100",
-    "h100": "H100",
-    "h200": "H100",
-    "b200": "Blackwell",
-    "gb200": "Blackwell",
-    "v100": "V100",
-}
-
-
-@dataclass(frozen=True)
-class Constant:
-    """One constant to fit: ``kind`` device, stack or link; ``owner`` a generation, stack id or dimension name."""
-
-    kind: str
-    owner: str
-    field: str
-    start: float
-    low: float
-    high: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}.{self.owner}.{self.field}"
-
-
-def constants() -> list[Constant]:
-    """What is fitted, with the range that physics allows."""
-    found = []
-    for owner, attention in (("A100", 0.55), ("H100", 0.55), ("Blackwell", 0.45)):
-        found += [
-            Constant("device", owner, "sustained", 0.9, 0.7, 1.0),
-            Constant("device", owner, "attention", attention, 0.25, 0.75),
-            Constant("device", owner, "memory", 0.8, 0.6, 0.92),
-        ]
-    found += [
-        Constant("device", "*", "attention_backward", 0.8, 0.6, 1.0),
-        Constant("device", "*", "attention_first", 0.75, 0.5, 1.0),
-        Constant("device", "*", "unaligned", 0.8, 0.3, 1.0),
-        Constant("device", "*", "launch", 3e-6, 1e-6, 8e-6),
-    ]
-    for owner in ("megatron", "fsdp"):
-        found += [
-            Constant("stack", owner, "norm_passes", 1.5, 0.8, 4.0),
-            Constant("stack", owner, "activation_passes", 1.5, 0.7, 4.0),
-            Constant("stack", owner, "gradient_accumulation", 0.3, 0.05, 1.2),
-            Constant("stack", owner, "loss_passes", 1.5, 0.5, 5.0),
-            Constant("stack", owner, "launch", 6e-6, 2e-6, 20e-6),
-            Constant("stack", owner, "overlap", 0.6, 0.05, 1.0),
-            Constant("stack", owner, "straggling", 0.002, 0.0001, 0.02),
-        ]
-    found += [
-        Constant("stack", "fsdp", "attention", 0.6, 0.25, 1.0),
-        Constant("stack", "megatron", "norm_passes_unfused", 6.0, 2.0, 15.0),
-        Constant("stack", "megatron", "rotary_passes", 2.0, 0.7, 6.0),
-        Constant("stack", "megatron", "softmax_passes", 1.8, 0.8, 4.0),
-        Constant("stack", "megatron", "softmax_passes_unfused", 5.0, 2.0, 10.0),
-        Constant("stack", "megatron", "optimizer_passes", 1.3, 0.8, 4.0),
-        Constant("stack", "megatron", "hop", 20e-6, 1e-6, 200e-6),
-        Constant("link", "nvlink", "efficiency", 0.75, 0.6, 0.9),
-        Constant("link", "nvlink", "overhead", 10e-6, 2e-6, 40e-6),
-        Constant("link", "infiniband", "efficiency", 0.7, 0.3, 0.95),
-        Constant("link", "omni_path", "efficiency", 0.7, 0.3, 0.95),
-        Constant("link", "hdr", "efficiency", 0.7, 0.3, 0.95),
-    ]
-    return found
+PRIOR = 0.12  # pull of a constant towards its starting value, in units of a relative error of one
+STEP = 1e-4  # of the logarithm, for gradients
+Values = Mapping[str, float]
 
 
 class Problem:
-    """A batch of runs, with the constants of their devices, stacks and links as free values."""
+    """Batches of runs with the constants of their devices, stacks and links as free values.
 
-    def __init__(self, batch: Batch, free: Sequence[Constant]) -> None:
-        self.batch, self.free = batch, list(free)
-        self.size = len(batch.ids)
-        runs = batch.runs
-        self.owners = {
-            "device": np.array([generation(r.cluster.node.accelerator.id) for r in runs]),
-            "stack": np.array([r.stack.id for r in runs]),
-            "link": np.array([r.cluster.network.dimensions[-1].name for r in runs]),
-        }
+    A run is one entry of one batch; arrays over all runs have the batches one after another.
+    """
 
-    def specs(self, values: Mapping[str, float]) -> dict[str, Any]:
-        """The batch's specifications with these constants."""
-        cluster, stack = self.batch.specs["cluster"], self.batch.specs["stack"]
-        device = cluster.node.accelerator
-        inner, outer = cluster.network.dimensions[0], cluster.network.dimensions[-1]
-        changed = {"device": device.efficiency, "stack": stack, "outer": outer, "inner": inner}
+    def __init__(self, batches: Sequence[Batch], free: Sequence[Constant]) -> None:
+        self.batches = list(batches)
+        self._owners = [owners(batch) for batch in batches]
+        self.free = [c for c in free if any(np.any(self._mask(i, c)) for i in range(len(self.batches)))]
+        self.size = sum(len(b.ids) for b in self.batches)
+        self.ids = np.array([i for b in self.batches for i in b.ids])
+
+    def _mask(self, index: int, constant: Constant) -> np.ndarray:
+        """Which runs of a batch (and of which dimension, for links) a constant belongs to."""
+        found = self._owners[index][constant.kind]
+        return np.ones_like(found, bool) if constant.owner == "*" else found == constant.owner
+
+    def specs(self, index: int, values: Values) -> dict[str, Any]:
+        """The specifications of one batch with these constants."""
+        batch = self.batches[index]
+        cluster, size = batch.specs["cluster"], len(batch.ids)
+        device, network = cluster.node.accelerator, cluster.network
+        parts = {"device": device.efficiency, "stack": batch.specs["stack"]}
+        dimensions = list(network.dimensions)
+        changed: dict[tuple[Any, str], np.ndarray] = {}
+
+        def put(key: Any, spec: Any, constant: Constant, mask: np.ndarray) -> None:
+            if np.any(mask):
+                now = changed.get((key, constant.field))
+                now = np.asarray(getattr(spec, constant.field), float) if now is None else now
+                changed[key, constant.field] = np.where(mask, values[constant.name], np.broadcast_to(now, (size,)))
+
         for constant in self.free:
-            part = constant.kind
-            if part == "link":
-                part = "inner" if constant.owner == "nvlink" else "outer"
-            everywhere = constant.owner in ("*", "nvlink")
-            mask = np.ones(self.size, bool) if everywhere else self.owners[constant.kind] == constant.owner
-            now = np.broadcast_to(np.asarray(getattr(changed[part], constant.field), float), (self.size,))
-            array = np.where(mask, values[constant.name], now)
-            changed[part] = changed[part].model_copy(update={constant.field: array})
-        device = device.model_copy(update={"efficiency": changed["device"]})
-        dimensions = (changed["inner"], *cluster.network.dimensions[1:-1], changed["outer"])
-        network = cluster.network.model_copy(update={"dimensions": dimensions})
-        node = cluster.node.model_copy(update={"accelerator": device})
+            mask = self._mask(index, constant)
+            if constant.kind in parts:
+                put(constant.kind, parts[constant.kind], constant, mask)
+            else:
+                for i, dimension in enumerate(dimensions):
+                    put(i, dimension, constant, mask[i])
+        update: dict[Any, dict[str, Any]] = {}
+        for (key, name), array in changed.items():
+            update.setdefault(key, {})[name] = array
+        parts = {key: spec.model_copy(update=update.get(key, {})) for key, spec in parts.items()}
+        dimensions = [d.model_copy(update=update.get(i, {})) for i, d in enumerate(dimensions)]
+        node = cluster.node.model_copy(
+            update={"accelerator": device.model_copy(update={"efficiency": parts["device"]})}
+        )
+        network = network.model_copy(update={"dimensions": tuple(dimensions)})
         cluster = cluster.model_copy(update={"node": node, "network": network})
-        return {**self.batch.specs, "cluster": cluster, "stack": changed["stack"]}
+        return {**batch.specs, "cluster": cluster, "stack": parts["stack"]}
 
-    def predict(self, values: Mapping[str, float]) -> np.ndarray:
+    def predict(self, values: Values) -> np.ndarray:
         """Step time of every run, in seconds."""
-        time = price(self.specs(values), devices_given=True)["step_time"]
-        return np.broadcast_to(time, (self.size,))
+        times = [
+            np.broadcast_to(price(self.specs(i, values), devices_given=True)["step_time"], (len(batch.ids),))
+            for i, batch in enumerate(self.batches)
+        ]
+        return np.concatenate(times)
 
-    def fit(self, measured: np.ndarray, weights: np.ndarray, *, steps: int = 60) -> dict[str, float]:
-        """Constants that explain ``measured`` seconds: robust least squares on log ratios within the ranges.
+    def members(self, constant: Constant) -> np.ndarray:
+        """Runs that a constant can touch."""
+        masks = [self._mask(i, constant) for i in range(len(self.batches))]
+        return np.concatenate([m.any(axis=0) if m.ndim == 2 else m for m in masks])
+
+    def gradient(self, values: Values) -> tuple[np.ndarray, np.ndarray]:
+        """Log step times and their derivatives by the logarithm of each constant.
+
+        Constants of one field whose owners share no run are moved together, which saves most evaluations.
+        """
+        base = np.log(self.predict(values))
+        result = np.zeros((self.size, len(self.free)))
+        together: dict[tuple[str, str, bool], list[int]] = {}
+        for column, constant in enumerate(self.free):
+            together.setdefault((constant.kind, constant.field, constant.owner == "*"), []).append(column)
+        for columns in together.values():
+            moved = {**values, **{self.free[c].name: values[self.free[c].name] * np.exp(STEP) for c in columns}}
+            slope = (np.log(self.predict(moved)) - base) / STEP
+            for column in columns:
+                result[:, column] = np.where(self.members(self.free[column]), slope, 0.0)
+        return base, result
+
+    def fit(self, measured: np.ndarray, weights: np.ndarray, *, start: Values | None = None, steps: int = 30) -> Values:
+        """Constants that explain ``measured`` seconds.
 
         Args:
             measured: seconds of each run; NaN leaves a run out.
             weights: of each run.
+            start: where the search begins; the prior stays at each constant's own starting value.
             steps: evaluations of the gradient at most.
         """
         from scipy.optimize import least_squares
 
-        start = np.log([c.start for c in self.free])
-        low, high = np.log([c.low for c in self.free]), np.log([c.high for c in self.free])
+        prior = np.log([c.start for c in self.free])
+        low, high = np.log([c.low for c in self.free]) - 1e-9, np.log([c.high for c in self.free]) + 1e-9
+        first = prior if start is None else np.log([start.get(c.name, c.start) for c in self.free])
         used = np.isfinite(measured) & (weights > 0)
+        target, w = np.log(measured[used]), weights[used]
+        cache: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+
+        def at(point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            key = point.tobytes()
+            if key not in cache:
+                cache.clear()
+                cache[key] = self.gradient(self._named(point))
+            return cache[key]
 
         def residuals(point: np.ndarray) -> np.ndarray:
-            ratio = np.log(self.predict(self._named(np.exp(point)))[used] / measured[used])
-            return np.concatenate([weights[used] * ratio, PRIOR * (point - start)])
+            time = np.log(self.predict(self._named(point))) if point.tobytes() not in cache else at(point)[0]
+            return np.concatenate([w * (time[used] - target), PRIOR * (point - prior)])
 
-        bounds = (low - 1e-9, high + 1e-9)
-        found = least_squares(residuals, start, bounds=bounds, loss="soft_l1", f_scale=0.1, max_nfev=steps)
-        return self._named(np.exp(found.x))
+        def jacobian(point: np.ndarray) -> np.ndarray:
+            return np.vstack([w[:, None] * at(point)[1][used], PRIOR * np.eye(len(point))])
 
-    def _named(self, values: np.ndarray) -> dict[str, float]:
-        return {c.name: float(v) for c, v in zip(self.free, values, strict=True)}
+        inside = np.clip(first, low + 1e-6, high - 1e-6)
+        found = least_squares(
+            residuals, inside, jacobian, bounds=(low, high), loss="soft_l1", f_scale=0.1, max_nfev=steps, xtol=1e-5
+        )
+        return self._named(found.x)
+
+    def _named(self, point: np.ndarray) -> dict[str, float]:
+        return {c.name: float(v) for c, v in zip(self.free, np.exp(point), strict=True)}
 
 
-def generation(accelerator: str) -> str:
-    """Generation of an accelerator by its id."""
-    return GENERATIONS.get(accelerator.partition("-")[0], accelerator)
+def owners(batch: Batch) -> dict[str, np.ndarray]:
+    """Generation and stack of each run (n,), and its fabrics by dimension (dimensions, n): inside nodes, between."""
+    runs = batch.runs
+    count = len(runs[0].cluster.network.dimensions)
+    fabrics = np.array([[r.cluster.network.dimensions[i].fabric or "" for r in runs] for i in range(count)])
+    outside = np.isin(fabrics, SCALE_OUT)
+    return {
+        "device": np.array([r.cluster.accelerator.generation or "" for r in runs]),
+        "stack": np.array([r.stack.id for r in runs]),
+        "up": np.where(outside, "", fabrics),
+        "out": np.where(outside, fabrics, ""),
+    }
 
 
 def source_weights(sources: np.ndarray) -> np.ndarray:

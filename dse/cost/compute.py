@@ -160,11 +160,16 @@ def operator_efficiency(cluster: Any, precision: Array, attention: Array, stack:
             filled = tile_efficiency(work, cores, limits.small_tile, limits.k_overhead)
             rate = rate * np.where(tiled, filled, 1.0)
         if op.kind == "batched_gemm":
-            aligned = np.equal(np.mod(work.k, 64), 0) & np.equal(np.mod(work.n, 64), 0)
-            rate = rate * np.where(aligned, 1.0, limits.unaligned)
+            rate = rate * np.where(_multiple(work, 64), 1.0, limits.unaligned)
+            rate = rate * np.where(_multiple(work, 8), 1.0, limits.misaligned)
         return rate
 
     return efficiency
+
+
+def _multiple(work: Gemm, of: int) -> Array:
+    """Whether all sizes of a product are multiples."""
+    return np.equal(np.mod(work.m, of), 0) & np.equal(np.mod(work.k, of), 0) & np.equal(np.mod(work.n, of), 0)
 
 
 def _sixteen_bit_share(cluster: Any, precision: Array) -> Array:
@@ -282,10 +287,25 @@ def phase_time(block: Block, times: dict[str, Array], phase: Phase, *, core_only
     )
 
 
+@quantity("1", "1, or Σ rank · (k + n) / Σ k · n of the linear layers with adapters", source="Hu et al., LoRA, §4.1")
+def trainable_share(blocks: tuple[Block, ...], lora_rank: Array) -> Array:
+    """Share of the parameters that have gradients and optimizer states."""
+    if not np.any(lora_rank):
+        return 1.0
+    linear = [(b.count * o.forward.count, o.forward) for b in blocks for o in b.ops if o.kind == "gemm" and not o.wide]
+    adapters = total(count * lora_rank * (work.k + work.n) for count, work in linear)
+    weights = total(b.count * o.weights for b in blocks for o in b.ops)
+    return np.where(np.greater(lora_rank, 0), adapters / weights, 1.0)
+
+
 @quantity("FLOP", "3 · forward FLOP of a sample · global batch", source="Narayanan et al. SC'21 eq. 3; PaLM app. B")
-def model_flops(model: Any, global_batch: Array) -> Array:
-    """Useful matrix FLOP of a training step, attention in full, without recomputation."""
-    return 3.0 * model.forward_flops() * global_batch
+def model_flops(model: Any, global_batch: Array, lora_rank: Array) -> Array:
+    """Useful matrix FLOP of a training step, attention in full, without recomputation.
+
+    Training adapters alone needs no weight gradients of what they stand beside: two thirds.
+    """
+    passes = np.where(np.greater(lora_rank, 0), 2.0, 3.0)
+    return passes * model.forward_flops() * global_batch
 
 
 @quantity("FLOP", "model FLOP + recomputed forward FLOP")

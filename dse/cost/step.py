@@ -183,17 +183,25 @@ def bubble(
 def pp_comm(
     blocks: tuple[Block, ...],
     links: Links,
+    tp: Array,
+    sequence_parallel: Array,
     pp: Array,
     virtual_stages: Array,
     micro_batches: Array,
     overlap_pp: Array,
     stack: Any,
 ) -> Array:
-    """Activations and their gradients between stages; with overlap only the fill is exposed."""
+    """Activations and their gradients between stages; with overlap only the fill is exposed.
+
+    Each rank of a tensor-parallel group sends its slice; without sequence parallelism the receivers gather them
+    (scatter/gather of Narayanan et al. SC'21 §4.1).
+    """
     boundary: Array = 0.0
     for block in blocks:
         boundary = np.maximum(boundary, block.boundary)
-    hop = links.time("point_to_point", "pp", boundary) + stack.hop
+    whole = np.where(sequence_parallel, 0.0, boundary)
+    slice_ = np.where(sequence_parallel, boundary, boundary / tp)
+    hop = links.time("point_to_point", "pp", slice_) + links.time("all_gather", "tp", whole) + stack.hop
     steady = np.where(overlap_pp, 0.0, virtual_stages * micro_batches)
     return np.where(np.greater(pp, 1), 2.0 * hop * (steady + pp - 1.0), 0.0)
 
@@ -210,6 +218,7 @@ def dp_comm(
     overlap_efficiency: Array,
     mean_stage_terms: dict[str, Array],
     stage_layers: Array,
+    trainable_share: Array,
     stack: Any,
 ) -> Array:
     """Exposed communication of data parallelism.
@@ -229,6 +238,8 @@ def dp_comm(
     """
     pieces = np.where(np.equal(zero_stage, 3), stage_layers, 1.0)
     reduce, gather, everything = _replica_times(stage_parameters, links, gradient_precision, precision, pieces)
+    reduce, everything = reduce * trainable_share, everything * trainable_share
+    gather = gather * np.where(np.equal(zero_stage, 3), 1.0, trainable_share)
     stage = {k: mean_stage_terms[k] for k in PASS_TERMS}
     forward = stage["forward"] + stage["host_forward"] + stage["tp_comm_forward"]
     backward = total(stage[k] for k in ("input_grad", "weight_grad", "recompute", "host_backward", "tp_comm_backward"))
@@ -280,6 +291,7 @@ def optimizer_time(
     memory_bandwidth: Array,
     stack: Any,
     offload_optimizer: Array,
+    trainable_share: Array,
     cluster: Any,
 ) -> Array:
     """The optimizer step: passes over gradients, states and weights, and its host time.
@@ -295,6 +307,7 @@ def optimizer_time(
         local = total(parameters[kind] / np.where(sharded, zero_ranks[kind], 1.0) for kind in parameters)
         worst = np.maximum(worst, local)
     rates = {"local": memory_bandwidth, **{t.name: t.bandwidth / t.shared_by for t in cluster.node.expansion}}
+    worst = worst * trainable_share
     return stack.optimizer_passes * worst * each / select(offload_optimizer, rates) + stack.step_overhead
 
 
@@ -336,10 +349,11 @@ def breakdown(
     return {**terms, "stragglers": lost}
 
 
-@quantity("1", "straggling · log2(devices / devices of a node)", source="re-derived; the slowest of many sets the pace")
-def straggler_share(stack: Any, devices: Array, cluster: Any) -> Array:
-    """Share by which a step grows because all wait for the slowest device, per doubling beyond one node."""
-    return stack.straggling * np.log2(np.maximum(devices / cluster.node.devices, 1.0))
+@quantity("1", "Σ_dimensions jitter · log2(size)", source="re-derived; the slowest of many sets the pace")
+def straggler_share(cluster: Any, dimension_sizes: list[Array]) -> Array:
+    """Share by which a step grows because all wait for the slowest link and node."""
+    dimensions = zip(cluster.network.dimensions, dimension_sizes, strict=True)
+    return total(d.jitter * np.log2(np.maximum(size, 1.0)) for d, size in dimensions)
 
 
 @quantity("s", "Σ breakdown")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dse.errors import Fault, SpecError
+from dse.spec import calibration
 from dse.spec.base import Entry
 from dse.spec.load import read_yaml
 
@@ -61,8 +62,13 @@ def read(kind: str, reference: str | Path, *, base: Path | None = None) -> tuple
     Files are read again when they, or any file they inherit from, have changed.
     """
     path = locate(kind, reference, base=base)
-    data, lines = _resolved(kind, tuple(_chain(kind, path)))
-    return data, path, lines
+    chain = tuple(_chain(kind, path))
+    return _calibrated(kind, chain, calibration.active().id), path, _resolved(kind, chain)[1]
+
+
+def _plain(kind: str, reference: str | Path, *, base: Path | None = None) -> dict[str, Any]:
+    """An entry as its files state it, without calibrated constants."""
+    return _resolved(kind, tuple(_chain(kind, locate(kind, reference, base=base))))[0]
 
 
 Stamped = tuple[Path, tuple[int, int]]  # a file, and its time and size when it was looked at
@@ -98,6 +104,11 @@ def _resolved(kind: str, chain: tuple[Stamped, ...]) -> tuple[dict[str, Any], An
     return _merged(_resolved(kind, chain[1:])[0], _with_given(own, chain[0][0].name)), lines
 
 
+@lru_cache(maxsize=512)
+def _calibrated(kind: str, chain: tuple[Stamped, ...], _calibration: str) -> dict[str, Any]:
+    return calibration.calibrated(kind, _resolved(kind, chain)[0])
+
+
 def _declared(kind: str, data: dict[str, Any], where: str = "") -> tuple[dict[str, Any], str | None]:
     """What an entry says itself, and the id or path it is based on."""
     own = dict(data)
@@ -115,7 +126,8 @@ def inherit(kind: str, data: dict[str, Any], *, folder: Path | None, where: str 
     own, parent = _declared(kind, data, where)
     if parent is None:
         return own
-    return _merged(read(kind, parent, base=folder)[0], _with_given(own, Path(where).name if where else "the call"))
+    given = _with_given(own, Path(where).name if where else "the call")
+    return calibration.calibrated(kind, _merged(_plain(kind, parent, base=folder), given))
 
 
 def _with_given(own: dict[str, Any], where: str) -> dict[str, Any]:
