@@ -9,7 +9,9 @@ from __future__ import annotations
 from dse.api import Axis, Result, axis, best, estimate, sweep
 from dse.cost.graph import quantity
 from dse.errors import DseError, InfeasibleDesign, SpecError, StudyError
+from dse.explore.confidence import Comparison, compare
 from dse.spec import load_accelerator, load_cluster, load_model, load_node, load_strategy
+from dse.spec.calibration import use as use_calibration
 from dse.study.export import export
 from dse.study.provenance import version as _version
 
@@ -17,6 +19,7 @@ __version__ = _version()
 
 __all__ = [
     "Axis",
+    "Comparison",
     "DseError",
     "InfeasibleDesign",
     "Result",
@@ -24,6 +27,7 @@ __all__ = [
     "StudyError",
     "axis",
     "best",
+    "compare",
     "estimate",
     "export",
     "load_accelerator",
@@ -33,4 +37,5 @@ __all__ = [
     "load_strategy",
     "quantity",
     "sweep",
+    "use_calibration",
 ]

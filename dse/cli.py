@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from dse.errors import DseError, Fault, InfeasibleDesign, SpecError
+from dse.measure.cli import measure_app
 
 HELP = """Design-space exploration for ML systems: which accelerator, memory, network and parallelization?
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
+app.add_typer(measure_app, name="measure")
 
 Model = Annotated[str, typer.Option("--model", help="Catalogue id, YAML file, or CSV of layers.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="Catalogue id or YAML file; a template for any size.")]

@@ -130,7 +130,8 @@ def test_mutated_files(kind: str, id: str, tmp_path: Path) -> None:
 # -- hostile files ------------------------------------------------------------------------------------------
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
 HOSTILE: dict[str, str | bytes] = {
     "empty": "", "blank": " \n\n\t\n", "comment": "# nothing\n", "document": "---\n",
     "two documents": "a: 1\n---\nb: 2\n", "scalar": "just text", "number": "7", "list": "[1, 2, 3]", "null": "null",

@@ -90,10 +90,14 @@ def constants() -> list[Constant]:
             cast_nvfp4=(2.0, 0.6, 8.0),
         ),
         *_each("stack", ("megatron-classic", "eager-3d"), softmax_passes=(1.8, 0.8, 4.0)),
-        *_each(
-            "stack", ("eager-3d",), norm_passes_unfused=(10.0, 5.0, 20.0), softmax_passes_unfused=(5.0, 2.0, 10.0)
-        ),
+        *_each("stack", ("eager-3d",), norm_passes_unfused=(10.0, 5.0, 20.0), softmax_passes_unfused=(5.0, 2.0, 10.0)),
         *_each("stack", ("fsdp", "eager-3d"), attention=(0.7, 0.3, 1.0)),
         *_each("up", ("nvlink3", "nvlink4", "nvlink5"), efficiency=(0.77, 0.7, 0.9), overhead=(8e-6, 2e-6, 40e-6)),
-        *_each("out", ("infiniband", "roce", "omni_path"), efficiency=(0.7, 0.3, 0.95), overhead=(2e-5, 2e-6, 1e-4), jitter=(0.004, 0.0005, 0.04)),
+        *_each(
+            "out",
+            ("infiniband", "roce", "omni_path"),
+            efficiency=(0.7, 0.3, 0.95),
+            overhead=(2e-5, 2e-6, 1e-4),
+            jitter=(0.004, 0.0005, 0.04),
+        ),
     ]

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.errors import Fault, SpecError
 from dse.accuracy.runs import Run, runs_of
+from dse.errors import Fault, SpecError
 from dse.spec.base import Spec
 from dse.spec.catalogue import asset_root
 from dse.spec.hardware import Cluster, MatrixPeak, VectorPeak
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -13,6 +13,8 @@ from dse.explore.evaluate import price
 
 PRIOR = 0.12  # pull of a constant towards its starting value, in units of a relative error of one
 STEP = 1e-4  # of the logarithm, for gradients
+# Stacks that differ in memory alone.
+TIMED_AS = {"megatron-deepspeed": "megatron-classic"}
 Values = Mapping[str, float]
 
 
@@ -148,7 +150,7 @@ def owners(batch: Batch) -> dict[str, np.ndarray]:
     outside = np.isin(fabrics, SCALE_OUT)
     return {
         "device": np.array([r.cluster.accelerator.generation or "" for r in runs]),
-        "stack": np.array([r.stack.id for r in runs]),
+        "stack": np.array([TIMED_AS.get(r.stack.id, r.stack.id) for r in runs]),
         "up": np.where(outside, "", fabrics),
         "out": np.where(outside, fabrics, ""),
     }

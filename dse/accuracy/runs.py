@@ -78,6 +78,8 @@ NEEDED = ("layers", "hidden", "ffn_hidden", "vocab", "seq_len", "n_gpus", "tp", 
 MICRO_BATCHES = (1, 2, 4, 8)
 VIRTUAL_STAGES = (1, 2, 4)
 LORA_RANK = 16
+# Code bases and recipes that accumulate and reduce gradients in the weights' own 16 bit.
+NARROW_GRADIENTS = ("MP mode PURE", "Aleph Alpha", "nemo", "megatron-bridge", "dgxc")
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ def cluster_id(row: Row) -> str:
     for (site, there), cluster in SITES.items():
         if gpu == there and (row.says(site) or (site == "Jean Zay" and row.says("bigscience", "bloom-176b"))):
             return cluster
+    if gpu == "A100-40GB" and row.number("gpus_per_node") == 4:
+        return "a100-40gb-4x-200g"
     return CLUSTERS[gpu]
 
 
@@ -189,8 +193,10 @@ def stack_of(row: Row) -> str:
     modern = row.says("nemo", "megatron-bridge", "dgxc") and not row.says("aleph alpha")
     if row.text("sharding") in ("fsdp", "zero3", "zero2") and not modern:
         return "fsdp"
-    if any(row.says(mark) for mark in KERNELS):
+    if row.says("aleph alpha", *KERNELS):
         return "eager-3d"
+    if row.says("megatron-deepspeed", "jean zay"):
+        return "megatron-deepspeed"
     classic = row.text("gpu").startswith(("V100", "A100")) and not modern
     return "megatron-classic" if classic else "megatron"
 
@@ -218,7 +224,7 @@ def _model(row: Row) -> Transformer:
         "bias": not gated and not row.says("llm-foundry"),
         "positions": "rotary" if gated else "alibi" if row.says("llm-foundry", "alibi") else "learned",
         "tied_embeddings": not gated,
-        "dropout": stack_of(row) == "megatron-classic" and not gated,
+        "dropout": stack_of(row).startswith("megatron-") and not gated,
     }
     if row.text("arch") == "moe":
         if row.number("moe_experts") is None or row.number("moe_topk") is None:
@@ -242,6 +248,7 @@ def _catalogue_model(known: str, row: Row) -> Transformer:
     model = load_model(known)
     layers = int(row.number("layers") or model.layers)
     change: dict[str, Any] = {"layers": layers, "seq_len": row.number("seq_len"), "published_parameters": None}
+    change.update(kv_heads=model.groups, head_dim=model.width)
     if model.moe is not None and model.moe.dense_layers > layers:
         change["moe"] = {"dense_layers": 0}
     return model.replace(**change)
@@ -270,7 +277,9 @@ def _strategy(row: Row, chosen: dict[str, Any]) -> Strategy:
     stack = stack_of(row)
     modern, parallel = stack == "megatron", (row.number("tp") or 1) > 1
     kernel = next((name for mark, name in KERNELS.items() if row.says(mark)), None)
-    default = "fused" if stack in ("megatron-classic", "eager-3d") else "flash"
+    default = "flash" if modern or stack in ("fsdp", "xla") else "fused"
+    if row.says("llm-foundry"):  # a Triton kernel of the first flash attention, with linear biases
+        default = "flash1"
     dp = _replicas(row)
     data: dict[str, Any] = {
         "tp": row.number("tp"),
@@ -291,7 +300,7 @@ def _strategy(row: Row, chosen: dict[str, Any]) -> Strategy:
         "overlap_tp": modern and parallel,
         "overlap_pp": modern and row.number("vpp", 1) > 1,
         "overlap_ep": row.says("EP a2a overlap"),
-        "overlap_dp": stack not in ("megatron-classic", "eager-3d"),
+        "overlap_dp": modern or stack in ("fsdp", "xla"),
         "lora_rank": LORA_RANK if row.text("task") == "lora" else 0,
         "stack": stack,
     }
@@ -308,7 +317,6 @@ def _replicas(row: Row) -> float:
 
 
 def _gradients(row: Row) -> str:
-    """Gradients are reduced in 32 bit, but in 16 by loss-scaled FP16 runs and by pure 16-bit FSDP."""
+    """Gradients are reduced in 32 bit, but in 16 by loss-scaled FP16 runs and by code bases that say so."""
     half = row.text("precision") == "fp16" and row.text("gpu").startswith(("V100", "A100"))
-    return "fp16" if half else "bf16" if row.says("MP mode PURE") else "fp32"
-
+    return "fp16" if half else "bf16" if row.says(*NARROW_GRADIENTS) else "fp32"

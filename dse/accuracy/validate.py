@@ -1,96 +1,229 @@
-"""Predictions held against measured runs, with the errors grouped by where the runs were published."""
+"""``dse validate training``: predictions held against measured runs, with the errors by what drives them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.accuracy.corpus import batches, measured, predictable, read_table
-from dse.errors import Fault, SpecError
-from dse.explore.evaluate import price
+from dse.accuracy.corpus import measured, read_table
+from dse.accuracy.features import KINDS
+from dse.accuracy.predict import predictions
+from dse.accuracy.ranking import QUESTION, rankings
+from dse.accuracy.statistics import by_group, error_statistics, text_table
+from dse.accuracy.uncertainty import widths
+from dse.spec import calibration
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NEEDED = ("id", "status", "dup_of", "fully_specified", "source_key", "iter_time_s", "task", "arch", "gpu", "precision",
-          "sharding", "recompute", "gated_mlp", "seq_parallel", "notes")  # fmt: skip
+LEVEL = 0.9
+GIB = 2.0**30
+SCALES = (1, 8, 64, 512)
+GROUPS = ("source", "hardware", "stack", "scale")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Predicted rows with their errors, and the rows that were refused with the reason."""
+    """Predicted rows with their errors and intervals, and the rows that were refused with the reason.
 
-    rows: pd.DataFrame  # id, source, measured [s], predicted [s], error
+    ``rows`` holds a line for every row that was predicted. Statistics are over those with a measured step time that
+    count: successful, each configuration once, and fully specified where the table says so (``counts``).
+    """
+
+    rows: pd.DataFrame
     refused: dict[str, str]
+    given: int
+    given_specified: int
+
+    @property
+    def counted(self) -> pd.DataFrame:
+        return self.rows[self.rows["counts"]]
 
     def summary(self) -> dict[str, Any]:
-        """Counts and errors: the absolute relative error's median, mean and 90th percentile, and the median bias."""
-        groups = self.rows.groupby("source")["error"]
-        return {
-            "n": len(self.rows) + len(self.refused),
+        """Errors as fractions: absolute relative error of the step time (median, mean, P90), median bias, coverage of
+        the 90 % interval; by publication, hardware, stack and scale; ranking agreement and regret."""
+        rows, everything = self.counted, self.rows[self.rows["measured"].notna()]
+        found = {
+            "calibration": calibration.active().id,
+            "n": self.given,
             "n_predicted": len(self.rows),
-            **_errors(self.rows["error"]),
-            "by_source": {str(name): {"n": len(errors), **_errors(errors)} for name, errors in groups},
-            "refused": dict(Counter(self.refused.values())),
+            "n_specified": self.given_specified,
+            "n_specified_predicted": int(self.rows["specified"].sum()),
+            "n_measured": len(rows),
+            **_statistics(rows),
+            "publications_alike": _weighted(rows),
+            "all_rows": {"n": len(everything), **_statistics(everything)},
         }
+        for group in GROUPS:
+            found[f"by_{group}"] = by_group(rows, group, _statistics)
+        found["ranking"] = {name: asdict(r) for name, r in rankings(_for_ranking(rows)).items()}
+        found["refused"] = dict(Counter(self.refused.values()))
+        return found
+
+    def worst(self, n: int = 10) -> pd.DataFrame:
+        """The rows that are predicted worst, with where their time goes."""
+        rows = self.counted
+        order = np.log(rows["predicted"] / rows["measured"]).abs().sort_values(ascending=False).index[:n]
+        return rows.loc[order, ["id", "source", "hardware", "measured", "predicted", "error", "reason"]]
+
+    def to_csv(self) -> pd.DataFrame:
+        """Every row given: its prediction and interval, or why there is none."""
+        import pandas as pd
+
+        columns = {"id": "id", "predicted": "predicted_iter_time_s", "low": "low", "high": "high",
+                   "memory": "predicted_peak_memory_gib", "feasible": "feasible", "reason": "reason"}  # fmt: skip
+        table = self.rows[list(columns)].rename(columns=columns)
+        rest = pd.DataFrame([{"id": key, "reason": f"refused: {why}"} for key, why in self.refused.items()])
+        return pd.concat([table, rest], ignore_index=True) if len(rest) else table.reset_index(drop=True)
 
     def __str__(self) -> str:
-        found = self.summary()
-        lines = [f"{found['n_predicted']} of {found['n']} rows predicted; error of the step time", ""]
-        lines.append(f"{'publication':<26}{'rows':>6}{'median':>9}{'mean':>9}{'P90':>9}{'bias':>9}")
-        table = {**found["by_source"], "all rows": {"n": found["n_predicted"], **_errors(self.rows["error"])}}
-        for name, e in table.items():
-            sizes = (e["median_ape"], e["mean_ape"], e["p90_ape"])
-            lines.append(f"{name:<26}{e['n']:>6}" + "".join(f"{v:>9.1%}" for v in sizes) + f"{e['bias']:>+9.1%}")
-        if found["refused"]:
-            lines += ["", "not predicted"]
-            lines += [f"{count:>6}  {why}" for why, count in found["refused"].items()]
+        s = self.summary()
+        lines = [
+            f"{s['n_predicted']} of {s['n']} rows predicted ({s['n_specified_predicted']} of {s['n_specified']} fully "
+            f"specified), calibration {s['calibration']}",
+            f"error of the step time over {s['n_measured']} measured, fully specified rows, each configuration once",
+            "",
+        ]
+        parts: dict[str, dict[str, Any]] = {}
+        for group in GROUPS:
+            parts.update({f"{group} {name}": part for name, part in s[f"by_{group}"].items()})
+        parts["publications weighted alike"] = {"n": s["n_measured"], **s["publications_alike"]}
+        parts["these rows"] = {"n": s["n_measured"], **{k: s[k] for k in _NUMBERS}}
+        parts["all measured rows"] = s["all_rows"]
+        lines += text_table(parts)
+        if s["ranking"]:
+            lines += [
+                "",
+                f"{'sweeps of one question':<34}{'sweeps':>7}{'pairs':>7}{'agree':>8}{'regret':>8}{'worst':>8}",
+            ]
+            for name, r in s["ranking"].items():
+                lines.append(f"{name:<34}{r['sweeps']:>7}{r['pairs']:>7}{r['agreement']:>8.1%}{r['regret']:>8.1%}"
+                             f"{r['worst_regret']:>8.1%}")  # fmt: skip
+        shown = self.worst()
+        if len(shown):
+            lines += ["", "worst rows", shown.to_string(index=False, float_format=lambda v: f"{v:.4g}")]
+        if s["refused"]:
+            lines += ["", "not predicted", *(f"{count:>6}  {why}" for why, count in s["refused"].items())]
         return "\n".join(lines)
 
 
-def _errors(errors: pd.Series) -> dict[str, float]:
-    size = np.abs(errors)
-    if not len(size):
-        return dict.fromkeys(("median_ape", "mean_ape", "p90_ape", "bias"), 0.0)
-    return {
-        "median_ape": float(np.median(size)),
-        "mean_ape": float(np.mean(size)),
-        "p90_ape": float(np.quantile(size, 0.9)),
-        "bias": float(np.median(errors)),
-    }
+_NUMBERS = ("median_ape", "mean_ape", "p90_ape", "bias", "coverage90")
 
 
-def validate_training(path: Path | None = None) -> Report:
-    """Predict every usable row of a table of training runs (by default the shipped one).
+def _statistics(rows: pd.DataFrame) -> dict[str, float]:
+    inside = rows["measured"].between(rows["low"], rows["high"])
+    return {**error_statistics(rows["error"]), "coverage90": float(inside.mean()) if len(rows) else float("nan")}
 
-    Successful, fully specified rows are used, each configuration once.
+
+def _weighted(rows: pd.DataFrame) -> dict[str, float]:
+    """The same with every publication of the same weight."""
+    if not len(rows):
+        return _statistics(rows)
+    weights = (1.0 / rows.groupby("source")["id"].transform("size")).to_numpy(float)
+    inside = rows["measured"].between(rows["low"], rows["high"]).to_numpy(float)
+    return {**error_statistics(rows["error"], weights), "coverage90": float(np.average(inside, weights=weights))}
+
+
+def _for_ranking(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.rename(columns={"source": "source_key"})
+
+
+def validate_training(path: Path | str | None = None) -> Report:
+    """Predict every row of a table of training runs (by default the shipped one) and compare.
 
     Raises:
-        SpecError: the table cannot be read or lacks columns.
+        SpecError: the table cannot be read or has no ``id``.
     """
+    frame = measured("training") if path is None else read_table(path)
+    if "status" in frame.columns:
+        frame = frame[frame["status"].fillna("ok").isin(["ok", ""])]
+    frame = frame.drop_duplicates("id").reset_index(drop=True)
+    found, refused = predictions(frame)
+    specified = _flag(frame, "fully_specified", default=True)
+    rows = _compared(found, frame)
+    rows["specified"] = rows["id"].map(dict(zip(frame["id"].astype(str), specified, strict=True))).astype(bool)
+    rows["counts"] = rows["specified"] & rows["once"] & (rows["measured"] > 0)
+    return Report(rows, refused, len(frame), int(specified.sum()))
+
+
+def _flag(frame: pd.DataFrame, name: str, *, default: bool) -> np.ndarray:
+    if name not in frame.columns:
+        return np.full(len(frame), default)
+    return frame[name].astype(str).str.lower().isin(("true", "1", "1.0", "yes")).to_numpy()
+
+
+def _compared(found: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Predictions beside what was measured, with intervals and the reason for the size of the error."""
     import pandas as pd
 
-    frame = measured("training") if path is None else read_table(path)
-    lacking = [name for name in NEEDED if name not in frame.columns]
-    if lacking:
-        raise SpecError([Fault("file", "", f"lacks the columns {', '.join(lacking)}", str(path))])
-    frame = predictable(frame)
-    found, refused = batches(frame)
-    indexed = frame.set_index("id")
-    parts = []
-    for batch in found:
-        predicted = np.broadcast_to(price(batch.specs, devices_given=True)["step_time"], (len(batch.ids),))
-        rows = indexed.loc[list(batch.ids)]
-        seconds = rows["iter_time_s"].to_numpy(float)
-        part = {"id": batch.ids, "source": rows["source_key"].astype(str).to_numpy(), "measured [s]": seconds,
-                "predicted [s]": predicted, "error": predicted / seconds - 1.0}  # fmt: skip
-        parts.append(pd.DataFrame(part))
-    empty = pd.DataFrame({"id": [], "source": [], "measured [s]": [], "predicted [s]": [], "error": []})
-    table = pd.concat(parts) if parts else empty
-    known = table["measured [s]"] > 0
-    refused.update(dict.fromkeys(table["id"][~known], "no measured step time"))
-    return Report(table[known].reset_index(drop=True), refused)
+    given = frame.assign(id=frame["id"].astype(str)).set_index("id")
+    given = given.loc[list(found["id"].astype(str))] if len(found) else given.iloc[:0]
+    time = found["time"].to_numpy(float)
+    if not len(found):
+        half = np.zeros(0)
+    else:
+        half = np.asarray(widths(found, found, LEVEL, devices=found["devices"].to_numpy(float)), float)
+    table = {
+        "id": found["id"].to_numpy(),
+        "source": given["source_key"].astype(str).to_numpy() if "source_key" in given else np.full(len(found), "file"),
+        "hardware": given["gpu"].astype(str).to_numpy() if "gpu" in given else "",
+        "measured": _seconds(given),
+        "predicted": time,
+        "low": time * np.exp(-half) * found.get("spread_low", 1.0),
+        "high": time * np.exp(half) * found.get("spread_high", 1.0),
+        "memory": found["memory"].to_numpy(float) / GIB,
+        "feasible": found["fits"].to_numpy(float) >= 0.5,
+    }
+    rows = pd.DataFrame(table)
+    rows["error"] = rows["predicted"] / rows["measured"] - 1.0
+    rows["once"] = given["dup_of"].isna().to_numpy() if "dup_of" in given else True
+    rows["stack"] = found["stack"].astype(str).to_numpy() if len(found) else ""
+    rows["scale"] = _scale(given["n_gpus"].to_numpy(float)) if len(found) else ""
+    rows["reason"] = [_reason(row) for row in found.itertuples()] if len(found) else ""
+    for name in (*QUESTION, "global_batch"):
+        if name in given and name != "source_key":
+            rows[name] = given[name].to_numpy()
+    return rows
+
+
+def _seconds(given: pd.DataFrame) -> np.ndarray:
+    """Measured step time, from the throughput where the time itself is blank."""
+    import pandas as pd
+
+    def column(name: str) -> np.ndarray:
+        return (
+            pd.to_numeric(given[name], errors="coerce").to_numpy(float)
+            if name in given
+            else np.full(len(given), np.nan)
+        )
+
+    rate = column("tokens_per_s_per_gpu") * column("n_gpus")
+    derived = column("global_batch") * column("seq_len") / rate
+    time = column("iter_time_s")
+    return np.where(np.isfinite(time), time, np.where(np.isfinite(derived), derived, np.nan))
+
+
+def _scale(devices: np.ndarray) -> np.ndarray:
+    labels = np.array([f"up to {edge}" for edge in SCALES] + [f"over {SCALES[-1]}"])
+    return labels[np.searchsorted(SCALES, devices)]
+
+
+def _reason(row: Any) -> str:
+    """Where the time goes, and what the row left open."""
+    fields = row._asdict() if hasattr(row, "_asdict") else {}
+    parts = sorted(((float(value), kind) for kind, value in _shares(fields).items()), reverse=True)[:2]
+    text = ", ".join(f"{share:.0%} {kind}" for share, kind in parts)
+    chosen = fields.get("chosen") or {}
+    filled = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    return f"{text}; blank, taken as {filled}" if filled else text
+
+
+def _shares(fields: dict[str, Any]) -> dict[str, float]:
+    # itertuples renames columns with a dot by their position; the kinds follow fits in order.
+    values = list(fields.values())
+    start = list(fields).index("fits") + 1
+    return dict(zip(KINDS, values[start : start + len(KINDS)], strict=True))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dse.cost import comet, compute, energy, memory, money, network, pipeline, step
+from dse.cost import comet, compute, energy, memory, money, network, pipeline, placement, step
 from dse.cost.graph import Evaluation, Graph, Quantity, quantity
 
-MEGATRON = Graph(compute, memory, network, pipeline, step, energy, money)
+MEGATRON = Graph(compute, memory, placement, network, pipeline, step, energy, money)
 COMET = Graph(MEGATRON.quantities, comet)
 GRAPHS = {"megatron": MEGATRON, "comet": COMET}
 

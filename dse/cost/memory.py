@@ -1,19 +1,20 @@
-"""Memory: what one device must hold, where it lies in the hierarchy, and what moving it costs.
+"""Memory: what one device must hold. Where it lies, and what moving it costs, is in ``dse.cost.placement``.
 
 The first pipeline stage holds most activations in flight, the last one the logits; both are computed and the larger
-footprint counts.
+footprint counts. What a real framework holds beyond the published equations comes from ``stack.memory``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dse.cost.arrays import Array, safe_divide, select, total
-from dse.cost.compute import GRADIENT_BYTES
+from dse.cost.arrays import Array, select, total
+from dse.cost.compute import GRADIENT_BYTES, OPERAND_BYTES
 from dse.cost.graph import quantity
-from dse.spec.workload.op import Block
+from dse.spec.workload.op import Block, Gemm
 
 WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2, "mxfp8": 2, "nvfp4": 2}
 # FP32 moments, and the FP32 master copy where the weights themselves are narrower.
@@ -68,15 +69,20 @@ def model_states(
     precision: Array,
     gradient_precision: Array,
     optimizer: Array,
+    trainable_share: Array,
+    stack: Any,
 ) -> dict[str, dict[str, Array]]:
     """Bytes of weights, gradients and optimizer states on a device of the first and of the last stage."""
-    width = select(precision, WEIGHT_BYTES)
+    width, gradient = select(precision, WEIGHT_BYTES), select(gradient_precision, GRADIENT_BYTES)
     master = np.where(np.less(width, 4), 4.0, 0.0)
     master = np.where(np.equal(optimizer, "sgd"), 0.0, master)
+    own = np.where(np.greater(gradient, width), stack.memory.gradient_own * width, 0.0)
+    copy = np.where(np.less(gradient, 4), 4.0 * stack.memory.gradient_copy, 0.0)
+    shared = np.where(np.greater_equal(zero_stage, 3) & np.greater(master, 0), stack.memory.master_shards, 0.0)
     bytes_each = {
-        "weights": (width, 3),
-        "gradients": (select(gradient_precision, GRADIENT_BYTES), 2),
-        "optimizer": (select(optimizer, OPTIMIZER_BYTES) + master, 1),
+        "weights": (width * (1.0 - shared), 3),
+        "gradients": (trainable_share * (gradient + own), 2),
+        "optimizer": (trainable_share * (select(optimizer, OPTIMIZER_BYTES) + master + copy), 1),
     }
     result: dict[str, dict[str, Array]] = {}
     for stage, parameters in stage_parameters.items():
@@ -129,23 +135,86 @@ def in_flight(schedule: Array, pp: Array, virtual_stages: Array, micro_batches: 
     return result
 
 
+@dataclass(frozen=True)
+class Layer:
+    """Bytes that one micro-batch keeps for one layer of a block: all, those of the attention core, the input alone.
+
+    ``scores`` counts the attention scores that a kernel without flash writes out.
+    """
+
+    block: Block
+    everything: Array
+    core: Array
+    boundary: Array
+    scores: Array
+
+
+@quantity("B", "Σ saved tensors of a layer's operators, and what unfused kernels keep besides", source="re-derived")
+def kept_layers(
+    model: Any,
+    blocks: tuple[Block, ...],
+    stack: Any,
+    fused_norm: Array,
+    attention: Array,
+    precision: Array,
+    sequence_parallel: Array,
+    tp: Array,
+) -> list[Layer]:
+    """What each block's layer keeps from forward to backward.
+
+    The tensors besides the published ones are those of ``stack.memory``: 32-bit copies of an unfused norm, the
+    activated gate, 32-bit probabilities of plain attention, inputs gathered from their sequence shards. In FP8 and
+    FP4 the inputs of tensor-parallel layers are kept quantized.
+    """
+    software, layers = stack.memory, []
+    saving = 1.0 - select(precision, OPERAND_BYTES) / select(precision, WEIGHT_BYTES)
+    norm = np.where(fused_norm, 0.0, software.norm_unfused)
+    gate = np.where(getattr(model, "gated_mlp", False), 0.5 * software.gate_unfused, 0.0)
+    plain = np.where(np.equal(attention, "unfused"), software.scores_unfused, 0.0)
+    gathered = 2.0 * software.inputs_gathered * (np.where(sequence_parallel, tp, 1) - 1.0)
+    for block in blocks:
+        scores = total(o.forward.m * o.forward.n * o.forward.count for o in block.ops if o.name == "scores")
+        besides = [factor * total(o.saved for o in block.ops if o.name.endswith(ending))
+                   for ending, factor in (("_norm", norm), ("_activation", gate)) if np.any(factor)]  # fmt: skip
+        if np.any(gathered):
+            besides.append(gathered * block.boundary)
+        if np.any(saving) and block.place == "body":
+            besides.append(-saving * _inputs(block, np.where(sequence_parallel, tp, 1)))
+        core = total(o.saved for o in block.ops if o.core)
+        extra = plain * scores if np.any(plain) else 0.0
+        everything = total([*(o.saved for o in block.ops), *besides, extra])
+        layers.append(Layer(block, everything, core + extra, block.boundary, scores))
+    return layers
+
+
+def _inputs(block: Block, split: Array) -> Array:
+    """Bytes that the column- and row-parallel layers of a block keep of their inputs."""
+    found = []
+    for op in block.ops:
+        if isinstance(op.forward, Gemm) and op.weight_grad is not None and op.collectives:
+            work, gathered = op.forward, any(c.kind == "all_gather" and c.phase == "forward" for c in op.collectives)
+            size = work.m * work.k * work.count * work.element
+            found.append(np.minimum(op.saved, size / split if gathered else size))
+    return total(found)
+
+
 @quantity(
     "B",
-    "Σ saved tensors of the operators; none, selective: without the attention core; full: the input only",
+    "Σ saved tensors of the layers; none, selective: without the attention core; full: the input only",
     source="Korthikanti et al., Reducing Activation Recomputation, eqs. 1–5",
 )
 def saved_per_pass(
-    blocks: tuple[Block, ...], recompute: Array, partition_checkpoints: Array, sequence_parallel: Array, tp: Array
+    kept_layers: list[Layer], recompute: Array, partition_checkpoints: Array, sequence_parallel: Array, tp: Array
 ) -> dict[str, Array]:
     """Bytes that one micro-batch keeps from forward to backward: ``body`` over all layers, ``first``, ``last``."""
     split = np.where(np.logical_and(partition_checkpoints, np.logical_not(sequence_parallel)), tp, 1)
     result: dict[str, Array] = {}
     for place in ("first", "body", "last"):
-        here = [b for b in blocks if b.place == place]
-        everything = total(b.count * o.saved for b in here for o in b.ops)
-        core = total(b.count * o.saved for b in here for o in b.ops if o.core)
-        boundary = total(b.count * b.boundary for b in here)
-        kept = boundary / split if any(np.any(b.boundary) for b in here) else everything
+        here = [layer for layer in kept_layers if layer.block.place == place]
+        everything = total(layer.block.count * layer.everything for layer in here)
+        core = total(layer.block.count * layer.core for layer in here)
+        boundary = total(layer.block.count * layer.boundary for layer in here)
+        kept = boundary / split if any(np.any(layer.boundary) for layer in here) else everything
         result[place] = select(recompute, {"none": everything, "selective": everything - core, "full": kept})
     return result
 
@@ -166,21 +235,49 @@ def activation_bytes(
     }
 
 
+# -- what lives only for a while -----------------------------------------------------------------------------
+
+
+@quantity("B", "2 · weights of the largest layer, and its gradients, under ZeRO-3")
+def gathered_bytes(
+    blocks: tuple[Block, ...], zero_stage: Array, precision: Array, gradient_precision: Array, stack: Any
+) -> Array:
+    """Weights of the layer that runs and of the next one, gathered from all ranks, and unsharded gradients."""
+    weights = 0.0
+    for block in blocks:
+        if block.place == "body":
+            weights = np.maximum(weights, total(o.weights for o in block.ops))
+    each = 2.0 * select(precision, WEIGHT_BYTES)
+    each = each + stack.memory.gathered_gradients * select(gradient_precision, GRADIENT_BYTES)
+    return np.where(np.greater_equal(zero_stage, 3), each * weights, 0.0)
+
+
 @quantity("B", "largest layer's dropped activations while it is recomputed + gathered ZeRO-3 weights")
-def working_bytes(blocks: tuple[Block, ...], recompute: Array, zero_stage: Array, precision: Array) -> Array:
+def working_bytes(kept_layers: list[Layer], recompute: Array, gathered_bytes: Array, stack: Any) -> Array:
     """Memory that lives only while a layer runs: its recomputed activations, and two layers' gathered weights."""
-    layers = [b for b in blocks if b.place == "body"]
-    whole, core, weights = 0.0, 0.0, 0.0
-    for block in layers:
-        whole = np.maximum(whole, total(o.saved for o in block.ops))
-        core = np.maximum(core, total(o.saved for o in block.ops if o.core))
-        weights = np.maximum(weights, total(o.weights for o in block.ops))
-    again = select(recompute, {"none": 0.0, "selective": core, "full": whole})
-    gathered = 2.0 * weights * select(precision, WEIGHT_BYTES)
-    return again + np.where(np.greater_equal(zero_stage, 3), gathered, 0.0)
+    software = stack.memory
+    again, whole, core = 0.0, 0.0, 0.0
+    for layer in kept_layers:
+        if layer.block.place != "body":
+            continue
+        passing = software.scores_working * layer.scores if np.any(software.scores_working) else 0.0
+        again = np.maximum(again, passing)
+        whole = np.maximum(whole, layer.everything + passing)
+        core = np.maximum(core, layer.core + passing)
+    return select(recompute, {"none": again, "selective": core, "full": whole}) + gathered_bytes
 
 
-# -- footprint and placement --------------------------------------------------------------------------------
+@quantity("B", "t·V/tp · (logits − 4), or t·V · (logits + gathered) − t·V/tp · 4 where each rank has the whole loss")
+def loss_bytes(blocks: tuple[Block, ...], tp: Array, stack: Any) -> Array:
+    """Copies and gradients of the logits on the last stage, beyond the 32-bit logits among the activations."""
+    software = stack.memory
+    local = total(b.count * o.saved for b in blocks for o in b.ops if o.name == "loss") / 4.0
+    gathered = np.greater(software.logits_gathered, 0)
+    each = software.logits + np.where(np.greater(tp, 1), software.logits_gathered, 0.0)
+    return local * np.maximum(np.where(gathered, tp * each, each) - 4.0, 0.0)
+
+
+# -- footprint ----------------------------------------------------------------------------------------------
 
 
 @quantity("B", "model states + tables + activations + working + reserved, by stage")
@@ -188,15 +285,32 @@ def footprints(
     model_states: dict[str, dict[str, Array]],
     activation_bytes: dict[str, Array],
     working_bytes: Array,
+    gathered_bytes: Array,
+    loss_bytes: Array,
+    pp: Array,
     blocks: tuple[Block, ...],
     cluster: Any,
+    stack: Any,
 ) -> dict[str, dict[str, Array]]:
-    """Everything a device of the first and of the last stage holds, wherever it lies."""
-    rest = {"working": working_bytes, "reserved": cluster.accelerator.reserved_memory}
+    """Everything a device of the first and of the last stage holds, wherever it lies.
+
+    The temporaries of the loss and of a layer are not alive at once, but differ in size, so that the allocator keeps
+    both. ``reserved`` is the runtime's and the framework's fixed memory, and what the allocator loses between tensors
+    of differing size (gathered layers are all alike).
+    """
+    software = stack.memory
     tables = total(b.count * o.table_bytes for b in blocks for o in b.ops)
-    if np.any(tables):
-        rest["tables"] = tables
-    return {stage: {**states, "activations": activation_bytes[stage], **rest} for stage, states in model_states.items()}
+    loss = {"first": np.where(np.less_equal(pp, 1), loss_bytes, 0.0), "last": loss_bytes}
+    result = {}
+    for stage, states in model_states.items():
+        activations, working = activation_bytes[stage], working_bytes + loss[stage]
+        fixed = cluster.accelerator.reserved_memory + software.fixed
+        uneven = activations + np.maximum(working - gathered_bytes, 0.0)
+        lost = software.fragmentation * uneven if np.any(software.fragmentation) else 0.0
+        result[stage] = {**states, "activations": activations, "working": working, "reserved": fixed + lost}
+        if np.any(tables):
+            result[stage]["tables"] = tables
+    return result
 
 
 @quantity("B", "max over first and last stage of Σ footprint")
@@ -214,146 +328,3 @@ def memory_breakdown(footprints: dict[str, dict[str, Array]]) -> dict[str, Array
         name: np.where(first >= last, footprints["first"][name], footprints["last"][name])
         for name in footprints["first"]
     }
-
-
-def tier_table(cluster: Any) -> dict[str, Any]:
-    """Tiers by name; ``local`` is the accelerator's own memory."""
-    return {"local": cluster.accelerator.memory, **{tier.name: tier for tier in cluster.node.expansion}}
-
-
-@quantity("B", "Σ of the tensor classes that are placed in each tier; an overflow spreads into the expansion")
-def tier_bytes(
-    footprints: dict[str, dict[str, Array]],
-    cluster: Any,
-    offload_weights: Array,
-    offload_gradients: Array,
-    offload_optimizer: Array,
-    offload_activations: Array,
-    memory_expansion: Array,
-) -> dict[str, Array]:
-    """Bytes of one device in each memory tier, on the stage that fills it most."""
-    home = {
-        "weights": offload_weights,
-        "gradients": offload_gradients,
-        "optimizer": offload_optimizer,
-        "activations": offload_activations,
-    }
-    tiers = tier_table(cluster)
-    per_stage = []
-    for parts in footprints.values():
-        per_stage.append(
-            {
-                tier: total(
-                    np.where(np.equal(home.get(name, "local"), tier), size, 0.0)
-                    if name in home
-                    else (size if tier == "local" else 0.0)
-                    for name, size in parts.items()
-                )
-                for tier in tiers
-            }
-        )
-    held = {tier: np.maximum(per_stage[0][tier], per_stage[1][tier]) for tier in tiers}
-    if len(tiers) > 1 and np.any(np.equal(memory_expansion, "spread")):
-        first = next(name for name in tiers if name != "local")
-        over = np.maximum(held["local"] - tiers["local"].capacity, 0.0)
-        over = np.where(np.equal(memory_expansion, "spread"), over, 0.0)
-        held = {**held, "local": held["local"] - over, first: held[first] + over}
-    return held
-
-
-@quantity("B", "capacity of each tier per device")
-def tier_capacity(cluster: Any) -> dict[str, Array]:
-    """Capacity that one device may use in each tier."""
-    return {name: tier.capacity / tier.shared_by for name, tier in tier_table(cluster).items()}
-
-
-@quantity("B", "bytes held, and capacity, of each tier that overflows")
-def tier_overflow(tier_bytes: dict[str, Array], tier_capacity: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
-    """Tiers that hold more than they can, each with what it holds and what it can hold (of one design)."""
-    return {
-        name: (held, tier_capacity[name])
-        for name, held in tier_bytes.items()
-        if np.any(np.greater(held, tier_capacity[name]))
-    }
-
-
-def hybrid_bandwidth_share(footprint: Array, capacity: Array, local: Array, expanded: Array, mode: Array) -> Array:
-    """Effective over local bandwidth when a footprint overflows ``capacity``.
-
-    With f = min(1, capacity/footprint) of the accesses local::
-
-        harmonic:    BW = 1 / ( f/BW_local + (1−f)/BW_expanded )
-        overlapped:  BW = 1 / max( f/BW_local , (1−f)/BW_expanded )
-
-    Accesses are taken to spread over the tiers in proportion to the bytes they hold. Source: the paper's form is not
-    public; harmonic is the conservative choice, overlapped what GenZ (same group) uses.
-    """
-    inside = np.minimum(1.0, safe_divide(capacity, np.maximum(footprint, 1.0)))
-    here, there = inside, (1.0 - inside) * local / expanded
-    serial = 1.0 / (here + there)
-    parallel = 1.0 / np.maximum(here, there)
-    return select(mode, {"harmonic": serial, "overlapped": parallel})
-
-
-@quantity("1", "effective / local bandwidth with memory expansion, else 1", source="re-derived; see the docstring")
-def bandwidth_share(cluster: Any, memory_expansion: Array, expanded_share: Array) -> Array:
-    """What is left of the local bandwidth: 1 unless the strategy lets the footprint overflow."""
-    if not len(cluster.node.expansion) or not np.any(np.equal(memory_expansion, "spread")):
-        return 1.0
-    return np.where(np.equal(memory_expansion, "spread"), expanded_share, 1.0)
-
-
-@quantity("1", "see hybrid_bandwidth_share", source="re-derived; COMET §3.3 as known")
-def expanded_share(cluster: Any, memory_expansion: Array, hybrid_bandwidth: Array, expansion_footprint: Array) -> Array:
-    """Effective over local bandwidth if the footprint overflows into the first expansion tier."""
-    if not len(cluster.node.expansion) or not np.any(np.equal(memory_expansion, "spread")):
-        return 1.0
-    local, tier = cluster.accelerator.memory, cluster.node.expansion[0]
-    return hybrid_bandwidth_share(
-        expansion_footprint, local.capacity, local.bandwidth, tier.bandwidth / tier.shared_by, hybrid_bandwidth
-    )
-
-
-@quantity("B", "footprint that memory expansion spreads")
-def expansion_footprint(memory_bytes: Array) -> Array:
-    """Bytes whose accesses are spread over local and expanded memory."""
-    return memory_bytes
-
-
-# -- offload ------------------------------------------------------------------------------------------------
-
-
-@quantity("s", "Σ_class bytes moved per step / tier bandwidth", source="ZeRO-Infinity §4; re-derived")
-def offload_transfer(
-    model_states: dict[str, dict[str, Array]],
-    saved_per_pass: dict[str, Array],
-    cluster: Any,
-    stage_layers: Array,
-    model: Any,
-    micro_batches: Array,
-    offload_weights: Array,
-    offload_gradients: Array,
-    offload_activations: Array,
-) -> Array:
-    """Time to move offloaded tensors between local memory and their tiers in one step, each tier on its own.
-
-    Weights are fetched for every forward and backward pass and written back once, gradients are read and written in
-    every backward pass, activations leave in forward and return in backward. Optimizer states are updated where they
-    lie (see ``optimizer_time``).
-    """
-    states = model_states["first"]
-    share = stage_layers / model.depth if model.pipelined else 1.0
-    moved = {
-        "weights": (offload_weights, states["weights"] * (2.0 * micro_batches + 1.0)),
-        "gradients": (offload_gradients, 2.0 * states["gradients"] * micro_batches),
-        "activations": (offload_activations, 2.0 * saved_per_pass["body"] * share * micro_batches),
-    }
-    times: Array = 0.0
-    for tier in cluster.node.expansion:
-        size = total(
-            np.where(np.equal(home, tier.name), amount, 0.0)
-            for home, amount in moved.values()
-            if np.any(np.equal(home, tier.name))
-        )
-        times = np.maximum(times, size / (tier.bandwidth / tier.shared_by))
-    return times

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,8 @@ REGISTRY: dict[str, dict[str, Algorithm]] = {
     "all_gather": REDUCE_SCATTER,  # the same steps in reverse
     "broadcast": BROADCAST,
 }
+# In these a device's own share goes from one buffer to another on the device itself.
+WITH_OWN_SHARE = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 AUTOMATIC = {"ring": "ring", "torus": "ring", "mesh": "ring", "fully_connected": "direct", "switch": "halving_doubling"}
 
 
@@ -74,6 +76,30 @@ def all_to_all_load(topology: str, n: Array, bidirectional: Array) -> Array:
     return np.where(bidirectional, ring, (n - 1.0) / 2.0)
 
 
+class Part(NamedTuple):
+    """What one dimension does in a collective, per byte of it."""
+
+    dimension: Any
+    load: Array  # bytes each device sends
+    work: Array  # the same, and more where the reduction in the switch is slower than sending
+    steps: Array  # latencies in a row
+
+
+class Protocol(NamedTuple):
+    """Time of a collective of S > 0 bytes: ``per_byte`` · S + ``ramp`` · sqrt(S) + ``fixed``, in seconds."""
+
+    per_byte: Array
+    ramp: Array | None  # None where nothing ramps up
+    fixed: Array
+
+    def time(self, size: Array) -> Array:
+        """Seconds of ``size`` bytes (0 for none)."""
+        seconds = size * self.per_byte
+        if self.ramp is not None:
+            seconds = seconds + np.sqrt(size) * self.ramp
+        return seconds + np.where(np.greater(size, 0), self.fixed, 0.0)
+
+
 class Links:
     """The network as one group after another sees it; times and loads of collectives on it.
 
@@ -87,56 +113,104 @@ class Links:
         self.dimensions = tuple(dimensions)
         self.shares = shares
         self.chunks = chunks
-        self._rates: dict[tuple[str, str], tuple[Array, Array]] = {}
+        self._rates: dict[tuple[str, str], tuple[Protocol, ...]] = {}
+        # Ideal links skip what only measured constants need.
+        self._flat, self._reducing = self._any("flat"), self._any("in_network_reduction")
+        self._ramps, self._copies, self._shared = self._any("ramp"), self._any("own_copy"), self._any("contention")
+        self._fast = any(dimension.fast_efficiency is not None for dimension in self.dimensions)
+
+    def _any(self, field: str) -> bool:
+        return any(bool(np.any(getattr(dimension, field))) for dimension in self.dimensions)
 
     def time(self, kind: str, group: str, size: Array) -> Array:
-        """Seconds of one collective of ``size`` bytes (0 for an empty one)::
+        """Seconds of one collective of ``size`` bytes (0 for an empty one), by the quickest protocol::
 
-            T = max_i( busy_i + wait_i / chunks ) + Σ_i (steps_i · latency_i + overhead_i)      busy_i = load_i / BW_i
+            T = max_i( busy_i + wait_i / chunks ) + Σ_i (steps_i · latency_i + overhead_i + 2 sqrt(busy_i · ramp_i))
+            busy_i = work_i / (BW_i · efficiency_i)
 
         ``wait_i`` is what a dimension waits for the first piece, and is waited for with the last one: Σ_{j≠i} busy_j,
         and for an all-reduce Σ_{j<i} busy_j (inner dimensions scatter before and gather after it, outer ones hide
-        behind it). Exact for chains of servers; a lower bound for an all-reduce.
+        behind it). Exact for chains of servers; a lower bound for an all-reduce. k hops that pass on a message cut
+        into c pieces take (k + c) (ramp + busy / c), least where c = sqrt(k · busy / ramp): hence the square root.
         """
-        seconds_per_byte, latency = self.rates(kind, group)
-        return size * seconds_per_byte + np.where(np.greater(size, 0), latency, 0.0)
+        bulk, *others = self.rates(kind, group)
+        seconds = bulk.time(size)
+        for protocol in others:
+            seconds = np.minimum(seconds, protocol.time(size))
+        return seconds
 
-    def rates(self, kind: str, group: str) -> tuple[Array, Array]:
-        """Seconds per byte and fixed seconds of a collective in a group."""
+    def rates(self, kind: str, group: str) -> tuple[Protocol, ...]:
+        """The protocols a collective in a group can use: that for large messages first."""
         if (kind, group) not in self._rates:
-            self._rates[kind, group] = self._compute_rates(kind, group)
+            found = [self._protocol(kind, group, fast=False)]
+            if self._fast:
+                found.append(self._protocol(kind, group, fast=True))
+            self._rates[kind, group] = tuple(found)
         return self._rates[kind, group]
 
-    def _compute_rates(self, kind: str, group: str) -> tuple[Array, Array]:
+    def _protocol(self, kind: str, group: str, *, fast: bool) -> Protocol:
         busy: list[Array] = []
-        latency: Array = 0.0
-        for dimension, load, steps in self._per_dimension(kind, group):
-            busy.append(load / (dimension.bandwidth * dimension.efficiency))
-            latency = latency + steps * dimension.latency + np.where(np.greater(load, 0), dimension.overhead, 0.0)
+        fixed: Array = 0.0
+        ramp: Array = 0.0
+        shares = self.shares[group]
+        for index, (part, n) in enumerate(zip(self._per_dimension(kind, group, fast=fast), shares, strict=True)):
+            dimension, work = part.dimension, part.work
+            if self._copies and index == 0 and kind in WITH_OWN_SHARE:
+                work = work + np.where(np.greater(n, 1), dimension.own_copy, 0.0) / math.prod(shares)
+            efficiency, latency, overhead, slope = _constants(dimension, fast=fast)
+            busy.append(work / (self._bandwidth(dimension, n) * efficiency))
+            fixed = fixed + part.steps * latency + np.where(np.greater(part.load, 0), overhead, 0.0)
+            if self._ramps:
+                ramp = ramp + 2.0 * np.sqrt(busy[-1] * slope)
         whole = self.chunks is None or len(busy) == 1 or kind == "point_to_point"
         longest, inner, everything = 0.0, 0.0, total(busy)
         for part in busy:
             wait = 0.0 if whole else inner if kind == "all_reduce" else everything - part
             longest = np.maximum(longest, part + (0.0 if whole else wait / self.chunks))
             inner = inner + part
-        return longest, latency
+        return Protocol(longest, ramp if self._ramps else None, fixed)
 
-    def _per_dimension(self, kind: str, group: str) -> list[tuple[Any, Array, Array]]:
-        """(dimension, load per byte of the collective, latency steps) for each dimension, innermost first."""
+    def _bandwidth(self, dimension: Any, n: Array) -> Array:
+        if not self._shared:
+            return dimension.bandwidth
+        return dimension.bandwidth * (2.0 / np.maximum(n, 2.0)) ** dimension.contention
+
+    def _per_dimension(self, kind: str, group: str, *, fast: bool = False) -> list[Part]:
+        """The part of each dimension in a collective, innermost first; in the fast protocol no switch reduces."""
         shares = self.shares[group]
         if kind == "point_to_point":
             return self._hop(shares)
         if kind == "all_to_all":
             return self._exchange(shares)
-        result, entering = [], 1.0
-        for dimension, n in zip(self.dimensions, shares, strict=True):
-            load, steps = _dimension_cost(kind, dimension, n)
-            result.append((dimension, load * entering, steps))
+        rings = self._rings(shares) if self._flat and kind != "broadcast" else None
+        result, entering, inside = [], 1.0, 1.0
+        for index, (dimension, n) in enumerate(zip(self.dimensions, shares, strict=True)):
+            inside = inside * n
+            reduces = not fast and dimension.in_network_reduction
+            if rings is not None:
+                reduces = np.logical_and(reduces, np.less_equal(rings[index], n))
+            load, work, steps = _dimension_cost(kind, dimension, n, reduces)
+            part = Part(dimension, load * entering, work * entering, steps)
+            result.append(part if rings is None else _on_ring(kind, part, n, rings[index], inside))
             if kind != "broadcast":
                 entering = entering / n
         return result
 
-    def _exchange(self, shares: list[Array]) -> list[tuple[Any, Array, Array]]:
+    def _rings(self, shares: list[Array]) -> list[Array]:
+        """Ranks on the ring that passes through each dimension: all inside the outermost flat one the group spans."""
+        inside, running = [], 1.0
+        for n in shares:
+            running = running * n
+            inside.append(running)
+        rings: list[Array] = []
+        whole: Array = 1.0
+        for dimension, n, ranks in zip(self.dimensions[::-1], shares[::-1], inside[::-1], strict=True):
+            spanned = np.logical_and(dimension.flat, np.greater(n, 1))
+            whole = np.maximum(whole, np.where(spanned, ranks, 1.0))
+            rings.append(whole)
+        return rings[::-1]
+
+    def _exchange(self, shares: list[Array]) -> list[Part]:
         """All-to-all: peers are reached through the outermost dimension in which they differ; on rings, meshes and
         tori every message also travels the inner dimensions, so each carries its own all-to-all of the buffer."""
         everyone: Array = 1.0
@@ -151,30 +225,31 @@ class Links:
                 else all_to_all_load(name, n, dimension.bidirectional)
                 for name in values_of(dimension.topology)
             }
-            result.append((dimension, select(dimension.topology, table), np.minimum(n - 1.0, 1.0)))
+            load = select(dimension.topology, table)
+            result.append(Part(dimension, load, load, np.minimum(n - 1.0, 1.0)))
             inside = inside * n
         return result
 
-    def _hop(self, shares: list[Array]) -> list[tuple[Any, Array, Array]]:
+    def _hop(self, shares: list[Array]) -> list[Part]:
         """To the next rank of the group: through the outermost dimension the group spans."""
         result, further = [], 1.0
         for dimension, n in zip(self.dimensions[::-1], shares[::-1], strict=True):
             here = np.where(np.logical_and(np.greater(n, 1), np.less_equal(further, 1)), 1.0, 0.0)
-            result.append((dimension, here, here))
+            result.append(Part(dimension, here, here, here))
             further = further * n
         return result[::-1]
 
     def energy(self, kind: str, group: str, size: Array) -> Array:
         """Joules that one device's links spend on one collective."""
-        return total(size * load * dimension.energy for dimension, load, _ in self._per_dimension(kind, group))
+        return total(size * part.load * part.dimension.energy for part in self._per_dimension(kind, group))
 
     def load(self, kind: str, group: str, size: Array) -> list[Array]:
         """Bytes one device sends into each dimension."""
-        return [size * load for _, load, _ in self._per_dimension(kind, group)]
+        return [size * part.load for part in self._per_dimension(kind, group)]
 
 
-def _dimension_cost(kind: str, dimension: Any, n: Array) -> tuple[Array, Array]:
-    """Load and steps of one dimension under its algorithm, topology and in-network reduction."""
+def _dimension_cost(kind: str, dimension: Any, n: Array, reduces: Array) -> tuple[Array, Array, Array]:
+    """Load, work and steps of one dimension under its algorithm and topology; ``reduces``: its switch may add."""
     table = REGISTRY[kind]
     loads, steps = {}, {}
     for topology in values_of(dimension.topology):
@@ -184,11 +259,37 @@ def _dimension_cost(kind: str, dimension: Any, n: Array) -> tuple[Array, Array]:
         loads[topology] = line * select(dimension.algorithm, {a: cost[0] for a, cost in found.items()})
         steps[topology] = select(dimension.algorithm, {a: cost[1] for a, cost in found.items()})
     load, step = select(dimension.topology, loads), select(dimension.topology, steps)
-    if "in_network" in table and np.any(dimension.in_network_reduction):
+    work = load
+    if "in_network" in table and np.any(reduces):
         fast_load, fast_step = table["in_network"](n)
-        load = np.where(dimension.in_network_reduction, np.minimum(fast_load, load), load)
-        step = np.where(dimension.in_network_reduction, np.minimum(fast_step, step), step)
-    return load, step
+        slower = fast_load / dimension.in_network_efficiency
+        chosen = np.logical_and(reduces, np.less_equal(slower, load))
+        load, work = np.where(chosen, fast_load, load), np.where(chosen, slower, load)
+        step = np.where(reduces, np.minimum(fast_step, step), step)
+    return load, work, step
+
+
+def _on_ring(kind: str, part: Part, n: Array, ring: Array, inside: Array) -> Part:
+    """A dimension's part where one ring passes through it and others: ``ring`` ranks in all, ``inside`` up to here.
+
+    A ring of R ranks sends (R − 1)/R of the data through every link and takes R − 1 steps, (n − 1) R / inside of
+    them in this dimension. Small all-reduces use trees, whose steps are those of the dimensions one by one (NCCL
+    2.19, src/graph/tuning.cc).
+    """
+    covered = np.logical_and(np.greater(ring, 1), np.greater(n, 1))
+    more = np.where(covered, _share(ring) / np.where(covered, _share(n), 1.0), 1.0)
+    steps = part.steps if kind == "all_reduce" else np.where(covered, (n - 1.0) * ring / inside, part.steps)
+    return Part(part.dimension, part.load * more, part.work * more, steps)
+
+
+def _constants(dimension: Any, *, fast: bool) -> tuple[Array, Array, Array, Array]:
+    """Efficiency, latency, overhead and ramp of a protocol; the bulk one's where a dimension has no fast one."""
+    bulk = (dimension.efficiency, dimension.latency, dimension.overhead, dimension.ramp)
+    if not fast or dimension.fast_efficiency is None:
+        return bulk
+    quick = (dimension.fast_efficiency, dimension.fast_latency, dimension.fast_overhead, 0.0)
+    has = np.greater(dimension.fast_efficiency, 0)  # not a number where a merged array holds none
+    return quick if np.all(has) else tuple(np.where(has, q, b) for q, b in zip(quick, bulk, strict=True))
 
 
 # -- groups on the network ----------------------------------------------------------------------------------

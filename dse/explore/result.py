@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from dse.accuracy.uncertainty import Interval
+
 # Quantities of every table, in order.
 HEADLINES = (
     "step_time",
@@ -76,6 +78,15 @@ class Result:
         self._structural = [b for b in bound if b.structural]
         self._arrays = [b for b in bound if not b.structural]
         self._cells: list[Cell] = list(cells(specs, bound, devices_given=devices_given, replace=self.replace))
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The evaluations behind the result: one for each combination of the structural axes."""
+        return self._cells
+
+    def wrapped(self, name: str, values: Sequence[Any], unit: str = "1") -> xr.DataArray:
+        """An array of one value (or array along the other axes) a cell, with this result's axes."""
+        return self._wrap(name, self._combine(values), unit)
 
     # -- quantities as arrays ----------------------------------------------------------------------------------
 
@@ -124,12 +135,12 @@ class Result:
         stacked = np.stack(parts).reshape(*outer, *(shape[i] for i in kept)) if outer else parts[0]
         return (*(b.name for b in self._structural), *(names[i] for i in kept)), stacked
 
-    def _wrap(self, name: str, labelled: Labelled) -> xr.DataArray:
+    def _wrap(self, name: str, labelled: Labelled, unit: str | None = None) -> xr.DataArray:
         import xarray as xr
 
         dims, values = labelled
         coords = {b.name: (b.name, b.coordinates, {"units": b.unit}) for b in self.axes if b.name in dims}
-        attrs = {"units": self.unit(name)}
+        attrs = {"units": self.unit(name) if unit is None else unit}
         return xr.DataArray(values, dims=dims, coords=coords, name=name, attrs=attrs)
 
     # -- tables ------------------------------------------------------------------------------------------------
@@ -299,6 +310,27 @@ class Result:
                 return table
         return name
 
+    # -- how sure ----------------------------------------------------------------------------------------------
+
+    def interval(self, level: float = 0.9, quantity: str = "step_time") -> Interval:
+        """Low and high ends of a quantity (see :func:`dse.explore.confidence.interval`)."""
+        from dse.explore.confidence import interval
+
+        return interval(self, level, quantity)
+
+    def nearest(self, count: int = 5) -> pd.DataFrame:
+        """The measured runs most like this design, with the errors of their predictions."""
+        from dse.explore.confidence import nearest
+
+        return nearest(self, count)
+
+    @property
+    def calibration(self) -> str:
+        """Id of the calibration in use."""
+        from dse.spec import calibration
+
+        return calibration.active().id
+
     def run(self, tokens: Any) -> dict[str, Any]:
         """Steps, time, energy, cost and carbon of training on ``tokens`` tokens (or samples)."""
         from dse.cost.money import run_totals
@@ -327,8 +359,12 @@ class Result:
         if self.axes:
             raise SpecError("a summary is of one design; choose one with .at(...)")
         value = {name: self[name].item() for name in HEADLINES}
+        interval = self.interval()
         return {
             "step_time_s": value["step_time"],
+            "interval_90_s": [interval.low, interval.high],
+            "extrapolating": list(interval.reasons),
+            "calibration": self.calibration,
             "tokens_per_s": value["tokens_per_s"],
             "mfu": value["mfu"],
             "hfu": value["hfu"],

@@ -114,8 +114,8 @@ def calibrated(kind: str, data: dict[str, Any]) -> dict[str, Any]:
     if kind == "cluster":
         return _cluster(data)
     if kind == "stack":
-        found = dict(active().stacks.get(str(data.get("id")), {}))
-        return _with(data, (), found, str(data.get("id")), data)
+        found, owner = active().of(active().stacks, str(data.get("id")))
+        return _with(data, (), found, owner, data)
     return data
 
 

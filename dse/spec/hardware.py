@@ -25,6 +25,7 @@ from dse.spec.fields import (
     JoulesPerFlop,
     KilogramsPerDevice,
     KilogramsPerJoule,
+    Multiple,
     Name,
     Number,
     PositiveFraction,
@@ -79,8 +80,8 @@ class Efficiency(Spec):
     """What real kernels reach of the peaks; the defaults give the ideal roofline.
 
     A GEMM is cut into tiles that the cores work off in waves. It reaches ``matrix`` of the peak (``matrix_fp8`` in
-    FP8 and ``matrix_fp4`` in FP4, by default the same) when its tiles fill whole waves; a tile of k steps takes as long as k + ``k_overhead``;
-    tiles smaller than 128 columns run at ``small_tile`` of the rate. ``tiles`` false switches the quantization off.
+    FP8 and ``matrix_fp4`` in FP4, by default the same) when its tiles fill whole waves; a tile of k steps takes as
+    long as k + ``k_overhead``; tiles smaller than 128 columns run at ``small_tile`` of the rate. ``tiles`` false switches the quantization off.
 
     Attributes:
         sustained: rate of long runs against short benchmarks (power and heat), in 16 bit or wider.
@@ -88,7 +89,8 @@ class Efficiency(Spec):
         attention: forward rate of the best flash-attention kernel against the peak.
         attention_backward: its backward rate against its forward rate.
         attention_first: rate of first-generation flash attention against that kernel's.
-        unaligned: rate of products whose inner size is not a multiple of 64 elements.
+        unaligned: rate of batched products with a size that is not a multiple of 64 elements.
+        misaligned: the same for sizes that are not a multiple of 8 (16 bytes, the width of a vector load).
         memory: fraction of the memory bandwidth that streaming kernels reach.
         launch: start-up time of a kernel on the device.
     """
@@ -106,6 +108,7 @@ class Efficiency(Spec):
     attention_backward: PositiveFraction = 1.0
     attention_first: PositiveFraction = 1.0
     unaligned: PositiveFraction = 1.0
+    misaligned: PositiveFraction = 1.0
     memory: PositiveFraction = 1.0
     launch: Seconds = 0.0
 
@@ -161,8 +164,23 @@ class NetworkDimension(Spec):
     """One level of the network, innermost first.
 
     ``size`` None marks the elastic dimension that grows with the number of devices. ``bandwidth`` is what one
-    device can inject into this dimension, all its links together, per direction. ``latency`` counts per step of an
-    algorithm, ``overhead`` once per collective that uses the dimension.
+    device can inject into this dimension, all its links together, per direction. ``fabric`` names the technology whose
+    measured constants the dimension takes over; the defaults are an ideal link. ``jitter`` is the growth of the step
+    time per doubling of this dimension's size: all wait for the slowest link and node.
+
+    Attributes:
+        latency: per step of an algorithm.
+        overhead: once per collective that uses the dimension.
+        efficiency: of the bandwidth in large messages.
+        ramp: time of one piece of a message that is cut to be pipelined; cutting it in the best way adds
+            2·sqrt(ramp · transfer time).
+        fast_efficiency: of the bandwidth in the low-latency protocol, with its own ``fast_latency`` and
+            ``fast_overhead``; the quicker protocol is taken. None: there is no such protocol.
+        own_copy: time to copy a device's own share of a buffer, against that of sending it.
+        in_network_efficiency: rate of reductions in the switch against ``efficiency``.
+        contention: the rate of a device falls as (2 / ranks)^contention where links are shared, as under a PCIe root.
+        flat: rings pass through the devices of all inner dimensions too, as NCCL's do, rather than work dimension
+            by dimension; all-reduces of small messages use trees.
     """
 
     name: Name
@@ -174,8 +192,17 @@ class NetworkDimension(Spec):
     overhead: Seconds = 0.0
     efficiency: PositiveFraction = 1.0
     bidirectional: Switch = True
+    ramp: Seconds = 0.0
+    fast_efficiency: PositiveFraction | None = None
+    fast_latency: Seconds = 0.0
+    fast_overhead: Seconds = 0.0
+    own_copy: Multiple = 0.0
+    contention: Multiple = 0.0
     in_network_reduction: Switch = False
+    in_network_efficiency: PositiveFraction = 1.0
+    flat: Switch = False
     algorithm: Algorithm = "auto"
+    jitter: Fraction = 0.0
     energy: JoulesPerByte = 0.0
     power: Watts = 0.0
     price: Dollars = 0.0

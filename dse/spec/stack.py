@@ -2,8 +2,45 @@
 
 from __future__ import annotations
 
-from dse.spec.base import Entry
-from dse.spec.fields import Fraction, Multiple, PositiveFraction, Seconds
+from dse.spec.base import Entry, Spec
+from dse.spec.fields import Bytes, Fraction, Multiple, PositiveFraction, Seconds
+
+
+class MemoryUse(Spec):
+    """What a framework and its kernels hold beyond the tensors of the published equations; the defaults are none.
+
+    Attributes:
+        fixed: libraries' workspaces, communicators, gradient and all-gather buckets, whatever the model.
+        fragmentation: share of the activations and working memory that the caching allocator loses.
+        logits: bytes alive for each logit at the peak of the loss (16-bit logits, 32-bit copies, gradients); the
+            published equations count the 32-bit copy alone.
+        logits_gathered: further bytes for each logit of the whole vocabulary where every tensor-parallel rank
+            computes the whole loss; 0 is a loss that is split over the vocabulary.
+        norm_unfused: times its input that an unfused norm keeps besides (32-bit copies of input and result).
+        gate_unfused: share kept of the activated gate of an unfused gated MLP.
+        inputs_gathered: share kept of what sequence parallelism gathers for a column-parallel layer, instead of
+            gathering it again in the backward pass.
+        scores_unfused: bytes that plain attention kernels keep for each score besides the probabilities.
+        scores_working: bytes alive for each score while attention without a flash kernel runs backward.
+        gradient_copy: share of a 32-bit copy of narrower gradients, divided as the optimizer's states are.
+        gradient_own: share kept of the backward pass' own 16-bit gradients beside wider accumulators.
+        master_shards: share of the 32-bit master copy that is itself what ZeRO-3 shards, without 16-bit shards.
+        gathered_gradients: layers whose unsharded gradients live at once under ZeRO-3.
+    """
+
+    fixed: Bytes = 0.0
+    fragmentation: Fraction = 0.0
+    logits: Multiple = 4.0
+    logits_gathered: Multiple = 0.0
+    norm_unfused: Multiple = 0.0
+    gate_unfused: Fraction = 0.0
+    inputs_gathered: Fraction = 0.0
+    scores_unfused: Multiple = 0.0
+    scores_working: Multiple = 0.0
+    gradient_copy: Fraction = 0.0
+    gradient_own: Fraction = 0.0
+    master_shards: Fraction = 0.0
+    gathered_gradients: Multiple = 0.0
 
 
 class Stack(Entry):
@@ -35,7 +72,7 @@ class Stack(Entry):
             memory bandwidth).
         hop: host and synchronization time of one pipeline send and receive.
         step_overhead: host time of a step outside the layers (data loading, logging, clipping).
-        straggling: growth of the step time per doubling of the number of devices beyond one node.
+        memory: what the framework and its kernels hold in memory.
     """
 
     norm_passes: Multiple = 1.0
@@ -59,4 +96,4 @@ class Stack(Entry):
     interference: Fraction = 0.0
     hop: Seconds = 0.0
     step_overhead: Seconds = 0.0
-    straggling: Fraction = 0.0
+    memory: MemoryUse = MemoryUse()

@@ -12,9 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dse.spec import calibration
 from dse.spec.base import Spec
-
-CALIBRATION = "datasheet"  # no fitted constants: efficiencies are those stated in the catalogue
 
 
 def digest(value: Any) -> str:
@@ -57,7 +56,7 @@ def provenance(specs: Mapping[str, Spec], axes: Any = (), replace: Any = ()) -> 
         "replaced": ", ".join(f"{q.name}:{_code(q)}" for q in replace),
     }
     inputs = {f"input_{name}": f"{getattr(spec, 'id', name)}:{digest(spec)}" for name, spec in specs.items()}
-    return {"dse_version": version(), "git_commit": commit(), "calibration": CALIBRATION, **inputs, **extra}
+    return {"dse_version": version(), "git_commit": commit(), "calibration": calibration.active().id, **inputs, **extra}
 
 
 def _code(quantity: Any) -> str:

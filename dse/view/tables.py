@@ -39,8 +39,19 @@ def headline_rows(result: Result) -> list[tuple[str, str]]:
         elif unit.startswith("1/"):
             text = f"{engineering(value, '')} {sample}s/{unit[2:]}".replace("1e+", "e+")
         rows.append((_TITLES[name], text))
+        if name in ("step_time", "tokens_per_s", "memory_bytes"):
+            rows[-1] = (rows[-1][0], f"{rows[-1][1]}  {_interval_text(result, name, sample)}")
     verdict = "yes" if result.is_feasible else "no: " + "; ".join(r["why"] for r in result.reasons())
-    return [*rows, ("feasible", verdict)]
+    reasons = result.interval().reasons
+    trust = f"calibration {result.calibration}" + (f"; extrapolating: {'; '.join(reasons)}" if reasons else "")
+    return [*rows, ("feasible", verdict), ("trust", trust)]
+
+
+def _interval_text(result: Result, name: str, sample: str) -> str:
+    """The 90 % interval in brackets."""
+    interval, unit = result.interval(quantity=name), result.unit(name)
+    ends = [engineering(end, "" if unit.startswith("1/") else unit) for end in (interval.low, interval.high)]
+    return f"(90 %: {ends[0]} to {ends[1]})"
 
 
 def breakdown_rows(result: Result, table: str = "time") -> list[tuple[str, str, float]]:

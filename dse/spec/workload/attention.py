@@ -91,7 +91,7 @@ def _latent_projections(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     source = t * h * e / model.sequence_split(shard)
     entering = model.entering(shard, t * h * e)
     ops = []
-    if z.query_rank:
+    if np.any(z.query_rank):
         ops.append(
             linear(
                 "query_down",

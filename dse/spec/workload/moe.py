@@ -30,11 +30,12 @@ def moe_ops(model: Transformer, shard: Shard) -> tuple[Op, ...]:
         Collective("forward", "all_to_all", exchange, "ep"),
         Collective("input_grad", "all_to_all", exchange, "ep"),
     )
-    router = linear("router", t / split, h, moe.experts, element=e, wide=True, saved=t / split * (h * e + 4 * moe.experts))
+    kept = t / split * (h * e + 4 * moe.experts)
+    router = linear("router", t / split, h, moe.experts, element=e, wide=True, saved=kept)
     permute = element_wise("dispatch", 2 * payload, saved=payload, collectives=dispatch)
     combine = element_wise("combine", 2 * payload, collectives=dispatch)
     ops: tuple[Op, ...] = (model.norm_op("mlp_norm", shard), router, permute, *_routed(model, shard), combine)
-    if moe.shared_hidden:
+    if np.any(moe.shared_hidden):
         ops = (*ops, *model.mlp(shard, moe.shared_hidden, "shared"))
     return ops
 

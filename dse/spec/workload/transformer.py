@@ -126,7 +126,7 @@ class Transformer(Model):
         if self.latent:
             z = self.latent
             query = h * z.query_rank + z.query_rank * (1 + a * (z.nope_dim + z.rope_dim))
-            if not z.query_rank:
+            if not np.any(z.query_rank):
                 query = h * a * (z.nope_dim + z.rope_dim)
             kv = h * (z.kv_rank + z.rope_dim) + z.kv_rank * (1 + a * (z.nope_dim + z.value_dim))
             return query + kv + a * z.value_dim * h + self._norm_size()
@@ -142,7 +142,8 @@ class Transformer(Model):
         if not self.moe:
             return 0
         router = self.hidden * self.moe.experts
-        return router + experts * self._mlp_parameters(self.moe.hidden) + self._mlp_parameters(self.moe.shared_hidden)
+        shared = np.where(np.greater(self.moe.shared_hidden, 0), self._mlp_parameters(self.moe.shared_hidden), 0)
+        return router + experts * self._mlp_parameters(self.moe.hidden) + shared
 
     def _count(self, experts: Array) -> Array:
         dense, sparse = self.layers - self.moe_layers, self.moe_layers
@@ -182,7 +183,7 @@ class Transformer(Model):
         boundary = self.tokens(shard) * self.hidden * shard.element / self.sequence_split(shard)
         dense = Block("layer", (*attention, *self._mlp_ops(shard)), self.layers - self.moe_layers, "body", boundary)
         blocks = [self._embedding(shard)]
-        if not self.moe or self.moe.dense_layers or self.moe.interval > 1:
+        if not self.moe or np.any(self.moe.dense_layers) or np.any(self.moe.interval > 1):
             blocks.append(dense)
         if self.moe:
             sparse = (*attention, *moe_ops(self, shard))

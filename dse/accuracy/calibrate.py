@@ -1,0 +1,327 @@
+"""``dse calibrate``: every constant refitted from the measured tables, with the error of what they predict.
+
+The order is from parts to wholes: matrix products by accelerator, collectives by fabric, then the remaining constants
+of devices, software stacks and fabrics from whole training runs. Each publication is then left out in turn, as is each
+hardware generation and each stack; what the constants fitted to the others get wrong there makes the error model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dse.accuracy.collectives import fit_collectives
+from dse.accuracy.constants import constants
+from dse.accuracy.corpus import batches, measured, predictable
+from dse.accuracy.fit import TIMED_AS, Problem, Values, source_weights
+from dse.accuracy.gemm import ACCELERATORS, fit_gemm
+from dse.accuracy.intervals import LEVELS, conformal, deviation, fit_deviations
+from dse.accuracy.predict import from_batches
+from dse.spec import calibration, load_accelerator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATE = "2026-11"
+TABLES = ("gemm", "nccl", "training")
+# Where measurements are missing, the nearest relative: by generation, fabric and stack.
+RELATIVES = {
+    "volta": "ampere", "ada": "ampere", "blackwell_ultra": "blackwell",
+    "cdna2": "ampere", "cdna3": "hopper", "cdna4": "hopper",
+    "nvlink2": "nvlink3", "nvlink1": "nvlink2", "xgmi": "nvlink4", "pcie5": "pcie4", "pcie4": "pcie",
+    "efa": "roce", "ethernet": "roce",
+    **TIMED_AS,
+}  # fmt: skip
+REPRESENTATIVE = {"ampere": "A100-80GB", "hopper": "H100-80GB", "blackwell": "B200", "blackwell_ultra": "B200"}
+TIMES = ("launch", "overhead", "latency", "hop", "step_overhead", "small_overhead", "small_latency")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is left out of a fit: the runs of a publication, a generation or a stack."""
+
+    kind: str  # "source", "generation", "stack"
+    name: str
+
+
+def calibrate(*, seed: int = 0, workers: int = 2, progress: Progress = lambda _: None) -> tuple[dict[str, Any], Any]:
+    """Fit everything.
+
+    Args:
+        seed: orders the folds; the fits themselves have no randomness.
+        workers: processes for the fits that leave something out.
+        progress: called with a line about each step.
+
+    Returns:
+        The calibration as plain data, and the table of runs with their predictions (see ``run_table``).
+    """
+    progress("matrix products")
+    parts: dict[str, Any] = {"accelerators": gemm_constants()}
+    progress("collectives")
+    parts["fabrics"] = {name: _rounded(values) for name, values in fit_collectives().items()}
+    parts["stacks"] = {}
+    with in_use(parts):
+        frame = predictable(measured("training"))
+        problem, seconds, table = training_problem(frame)
+        progress(f"training runs: {len(problem.ids)} runs, {len(problem.free)} constants")
+        values = problem.fit(seconds, training_weights(problem, table))
+        held_out = leave_out(problem, seconds, table, values, workers=workers, seed=seed, progress=progress)
+    placed = place(parts, values)
+    with in_use(placed):
+        runs = run_table(frame, held_out)
+    placed["errors"] = error_model(runs)
+    return finished(placed, seed), runs
+
+
+def finished(parts: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The file's content with digests of the tables and an id made of all of it."""
+    digests = {name: _digest(measured(name)) for name in TABLES}
+    body = {"seed": seed, "data": digests, **parts}
+    text = json.dumps(body, sort_keys=True)
+    return {"kind": "calibration", "id": hashlib.sha256(text.encode()).hexdigest()[:8], "date": DATE, **body}
+
+
+def _digest(frame: pd.DataFrame) -> str:
+    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def in_use(parts: Mapping[str, Any]) -> Iterator[None]:
+    """Let the catalogue take these constants, without a file of the user's."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / calibration.NAME
+        text = json.dumps(parts, sort_keys=True)
+        name = "trial-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+        data = {"kind": "calibration", "id": name, "date": DATE, "seed": 0, "relatives": RELATIVES, **parts}
+        path.write_text(as_yaml(data), encoding="utf-8")
+        before = list(calibration._chosen)
+        calibration.use(path)
+        try:
+            yield
+        finally:
+            calibration._chosen[:] = before
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+
+
+def gemm_constants() -> dict[str, dict[str, float]]:
+    """Constants of matrix products by accelerator id, and by generation those of a representative."""
+    found: dict[str, dict[str, float]] = {}
+    for gpu, accelerator in ACCELERATORS.items():
+        values = _rounded(fit_gemm(gpu, "bf16")[0])
+        if load_accelerator(accelerator).matrix.fp8:
+            narrow = _rounded(fit_gemm(gpu, "fp8")[0])["matrix"]
+            values.update(matrix_fp8=narrow, matrix_fp4=narrow)
+        found[accelerator] = {"tiles": True, **values}
+    for generation, gpu in REPRESENTATIVE.items():
+        found[generation] = dict(found[ACCELERATORS[gpu]])
+    return found
+
+
+def training_problem(frame: pd.DataFrame) -> tuple[Problem, np.ndarray, pd.DataFrame]:
+    """The fit of training runs, the measured seconds in its order, and the rows in its order."""
+    found, _ = batches(frame)
+    problem = Problem(found, constants())
+    table = frame.set_index("id").loc[problem.ids]
+    return problem, table["iter_time_s"].to_numpy(float), table
+
+
+def training_weights(problem: Problem, table: pd.DataFrame) -> np.ndarray:
+    """Publications alike; runs that had to be filled in do not count."""
+    filled = np.array([bool(run.chosen) for batch in problem.batches for run in batch.runs])
+    return np.where(filled, 0.0, source_weights(np.array(table["source_key"].tolist())))
+
+
+def place(parts: Mapping[str, Any], values: Values) -> dict[str, Any]:
+    """Constants of the training fit put beside those of the parts."""
+    tables = {"device": "accelerators", "stack": "stacks", "up": "fabrics", "out": "fabrics"}
+    placed = {name: {k: dict(v) for k, v in parts[name].items()} for name in ("accelerators", "fabrics", "stacks")}
+    generations = [name for name in placed["accelerators"] if name in REPRESENTATIVE]
+    for constant in constants():
+        if constant.name not in values:
+            continue
+        owners = generations if constant.owner == "*" else [constant.owner]
+        for owner in owners:
+            table = placed[tables[constant.kind]].setdefault(owner, {})
+            table[constant.field] = _rounded({constant.field: values[constant.name]})[constant.field]
+    placed["relatives"] = dict(RELATIVES)
+    return placed
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of four digits, times as people write them."""
+
+    def shown(name: str, value: Any) -> Any:
+        if isinstance(value, bool | str) or value is None:
+            return value
+        return f"{value * 1e6:.4g} us" if name in TIMES else float(f"{value:.4g}")
+
+    return {name: shown(name, value) for name, value in values.items()}
+
+
+# -- leaving out --------------------------------------------------------------------------------------------------
+
+_shared: dict[str, Any] = {}
+
+
+def leave_out(
+    problem: Problem,
+    seconds: np.ndarray,
+    table: pd.DataFrame,
+    start: Values,
+    *,
+    workers: int,
+    seed: int,
+    progress: Progress,
+) -> dict[Fold, np.ndarray]:
+    """Predicted seconds of the runs that each fold leaves out (NaN elsewhere)."""
+    weights = training_weights(problem, table)
+    kinds = {"source": np.array(table["source_key"].tolist()), **_kinds(problem)}
+    folds = [Fold(kind, str(name)) for kind, column in kinds.items() for name in np.unique(column)]
+    order = np.random.default_rng(seed).permutation(len(folds))
+    _shared.update(problem=problem, seconds=seconds, weights=weights, start=dict(start), kinds=kinds)
+    jobs = [folds[i] for i in order]
+    found: dict[Fold, np.ndarray] = {}
+    if workers <= 1:
+        results: Any = map(_without, jobs)
+    else:
+        import multiprocessing
+
+        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+        results = pool.map(_without, jobs)
+    for fold, predicted in zip(jobs, results, strict=True):
+        found[fold] = predicted
+        progress(f"without {fold.kind} {fold.name} ({len(found)} of {len(jobs)})")
+    return found
+
+
+def _kinds(problem: Problem) -> dict[str, np.ndarray]:
+    owners = [problem._owners[i] for i in range(len(problem.batches))]
+    return {
+        "generation": np.concatenate([o["device"] for o in owners]),
+        "stack": np.concatenate([o["stack"] for o in owners]),
+    }
+
+
+def _without(fold: Fold) -> np.ndarray:
+    """Fit to all other runs, starting from the full fit, and predict those of the fold."""
+    problem, weights = _shared["problem"], _shared["weights"]
+    out = _shared["kinds"][fold.kind] == fold.name
+    if not np.any(weights[~out] > 0):
+        return np.full(len(out), np.nan)
+    # Constants that the fold alone determines go back to their relative's or to their starting value.
+    values = problem.fit(np.where(out, np.nan, _shared["seconds"]), weights, start=_shared["start"], steps=20)
+    if fold.kind == "generation":
+        values = _inherited(problem, values, fold.name)
+    return np.where(out, problem.predict(values), np.nan)
+
+
+def _inherited(problem: Problem, values: Values, generation: str) -> dict[str, float]:
+    """What a generation without runs would get: the constants of its nearest relative with runs."""
+    relative = {"hopper": "ampere", "ampere": "hopper", "blackwell": "hopper", "blackwell_ultra": "blackwell"}
+    changed = dict(values)
+    for constant in problem.free:
+        if constant.kind == "device" and constant.owner == generation:
+            other = f"device.{relative.get(generation, 'hopper')}.{constant.field}"
+            changed[constant.name] = values.get(other, constant.start)
+    return changed
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+
+def run_table(frame: pd.DataFrame, held_out: Mapping[Fold, np.ndarray]) -> pd.DataFrame:
+    """Measured runs with features, prediction [s], and the prediction made without their publication [s]."""
+    found, _ = batches(frame)
+    table = from_batches(found, memory=False).drop(columns=["chosen", "strategy", "memory", "fits"])
+    ids = np.array([i for b in found for i in b.ids])
+    rows = frame.set_index("id").loc[table.index]
+    table["source"] = rows["source_key"].astype(str).to_numpy()
+    table["model"] = rows["model"].astype(str).to_numpy()
+    table["measured"] = rows["iter_time_s"].to_numpy(float)
+    for kind in ("source", "generation", "stack"):
+        merged = np.full(len(ids), np.nan)
+        for fold, predicted in held_out.items():
+            if fold.kind == kind:
+                merged = np.where(np.isnan(predicted), merged, predicted)
+        values = dict(zip(ids, merged, strict=True))
+        table[f"without_{kind}"] = [values[i] for i in table.index]
+    return table.reset_index(drop=True)
+
+
+def error_model(runs: pd.DataFrame) -> dict[str, Any]:
+    """Standard deviations and conformal quantiles from what was left out (see ``dse.accuracy.intervals``)."""
+    known = runs[np.isfinite(runs["measured"]) & np.isfinite(runs["without_source"])]
+    columns = [c for c in known.columns if c.startswith("share.")]
+    sources = np.array(known["source"].tolist())
+    errors = np.log(known["measured"] / known["without_source"]).to_numpy(float)
+    sigma = fit_deviations(errors, known[columns].to_numpy(float), sources)
+    scale = deviation(known, sigma)
+    scores = np.abs(errors) / np.asarray(scale, float)
+    groups = {"all": conformal(scores, sources)}
+    large = known["devices"].to_numpy(float) > 8
+    for name, mask in (("node", ~large), ("cluster", large)):
+        groups[name] = conformal(scores[mask], sources[mask])
+    wider = {}
+    for kind in ("generation", "stack"):
+        e = np.abs(np.log(known["measured"] / known[f"without_{kind}"]).to_numpy(float)) / np.asarray(scale, float)
+        usable = np.isfinite(e)
+        new = conformal(e[usable], np.array(known[kind].tolist())[usable])
+        wider[kind] = max(1.0, new[LEVELS.index(0.9)] / groups["all"][LEVELS.index(0.9)])
+    return {
+        "sigma": _rounded(sigma),
+        "quantiles": {name: [float(f"{v:.4g}") for v in values] for name, values in groups.items()},
+        "wider": _rounded(wider),
+        "ranges": _ranges(known),
+    }
+
+
+def _ranges(runs: pd.DataFrame) -> dict[str, Any]:
+    """Smallest and largest size of the measured designs by generation, and the classes that occur."""
+    from dse.accuracy.features import CLASSES, SIZES
+
+    found: dict[str, Any] = {"classes": {}, "sizes": {}}
+    for name in CLASSES:
+        found["classes"][name] = sorted({str(v) for v in runs[name]})
+    for generation, part in runs.groupby("generation"):
+        found["sizes"][str(generation)] = {n: [float(part[n].min()), float(part[n].max())] for n in SIZES}
+    return found
+
+
+def write(data: Mapping[str, Any], runs: pd.DataFrame, path: Path) -> None:
+    """Write the calibration and, beside it, the runs with their predictions; both whole or not at all."""
+    from dse.study.export import write_atomically
+
+    text = as_yaml(data)
+    write_atomically(runs_beside(path), lambda file: runs.to_parquet(file, index=False))
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def as_yaml(data: Mapping[str, Any]) -> str:
+    """A YAML document: tables in blocks, what is innermost on a line of its own."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = None, 120, False
+    text = io.StringIO()
+    yaml.dump(dict(data), text)
+    return text.getvalue()
+
+
+def runs_beside(path: Path) -> Path:
+    """The table of runs that belongs to a calibration file."""
+    return path.with_name(f"{path.stem}-runs.parquet")

@@ -1,0 +1,70 @@
+"""Does the model choose well: agreement of rankings, and regret of the pick, inside sweeps of one question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Runs that agree in these answer the same question: which layout for this model on this machine?
+QUESTION = ("source_key", "gpu", "n_gpus", "layers", "hidden", "vocab", "seq_len", "precision")
+LEAST = 3  # runs that make a sweep
+CLEAR = 0.02  # pairs closer than this are a draw: repeated measurements differ by more
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Agreement and regret of one publication's sweeps.
+
+    Attributes:
+        sweeps: how many there are.
+        pairs: pairs of runs whose measured throughput differs by more than 2 %.
+        agreement: share of these pairs that are predicted in the same order.
+        regret: how much longer the run that is predicted fastest takes than the fastest one, mean over sweeps.
+        worst_regret: the largest of these.
+    """
+
+    sweeps: int
+    pairs: int
+    agreement: float
+    regret: float
+    worst_regret: float
+
+
+def rankings(table: pd.DataFrame) -> dict[str, Ranking]:
+    """By publication.
+
+    Args:
+        table: a row a run: the columns of ``QUESTION``, ``global_batch``, ``measured`` and ``predicted`` seconds.
+    """
+    keys = [name for name in QUESTION if name in table.columns]
+    known = table[(table["measured"] > 0) & (table["predicted"] > 0)]
+    found: dict[str, list[tuple[int, int, float]]] = {}
+    for key, sweep in known.groupby(keys, dropna=False, sort=True):
+        if len(sweep) >= LEAST:
+            batch = sweep["global_batch"].to_numpy(float)
+            batch = np.where(np.isfinite(batch), batch, 1.0)
+            measured, predicted = (sweep[name].to_numpy(float) / batch for name in ("measured", "predicted"))
+            found.setdefault(str(key[0]), []).append((*_agreement(measured, predicted), _regret(measured, predicted)))
+    result = {}
+    for source, sweeps in found.items():
+        pairs, right, regrets = (np.array(column, float) for column in zip(*sweeps, strict=True))
+        share = float(right.sum() / pairs.sum()) if pairs.sum() else 1.0
+        result[source] = Ranking(len(sweeps), int(pairs.sum()), share, float(regrets.mean()), float(regrets.max()))
+    return result
+
+
+def _agreement(measured: np.ndarray, predicted: np.ndarray) -> tuple[int, int]:
+    """Pairs that differ, and those of them that are ordered alike."""
+    i, j = np.triu_indices(len(measured), 1)
+    truth = np.log(measured[i] / measured[j])
+    clear = np.abs(truth) > CLEAR
+    return int(clear.sum()), int(np.sum(np.sign(truth) == np.sign(np.log(predicted[i] / predicted[j])), where=clear))
+
+
+def _regret(measured: np.ndarray, predicted: np.ndarray) -> float:
+    return float(measured[int(np.argmin(predicted))] / measured.min() - 1.0)
