@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dse.accuracy import cli as accuracy_cli
 from dse.errors import DseError, Fault, InfeasibleDesign, SpecError
 from dse.measure.cli import measure_app
 
@@ -26,6 +27,7 @@ Start here:
       --strategy "tp=8,pp=8,micro_batch=1,global_batch=1536,zero_stage=1"
   dse best --model llama3-70b --cluster dgx-h100 --devices 512 --global-batch 1024
   dse reproduce comet-transformer-1t          rerun a published case study
+  dse validate training                       how far off predictions are, run by run
 
 Wherever an id is taken, so is your own YAML file: dse catalogue show dgx-a100 > mine.yaml
 """
@@ -36,6 +38,7 @@ app = typer.Typer(
 catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(measure_app, name="measure")
+accuracy_cli.attach(app)
 
 Model = Annotated[str, typer.Option("--model", help="Catalogue id, YAML file, or CSV of layers.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="Catalogue id or YAML file; a template for any size.")]
@@ -262,23 +265,6 @@ def reproduce(
         )
     if not report.ok:
         raise typer.Exit(1)
-
-
-@app.command()
-def validate(
-    kind: Annotated[str, typer.Argument(help="What the table holds; so far: training.")],
-    file: Annotated[
-        Path | None, typer.Argument(help="CSV or Parquet with the corpus' columns; by default the shipped runs.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Hold predictions against measured runs: error by publication, and why rows were not predicted."""
-    from dse.accuracy.validate import validate_training
-
-    if kind != "training":
-        raise SpecError([Fault("kind", repr(kind[:40]), "must be training")])
-    report = validate_training(file)
-    echo_json(report.summary()) if as_json else typer.echo(str(report))
 
 
 @catalogue_app.command("list")

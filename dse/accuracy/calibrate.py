@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.accuracy.collectives import fit_collectives
-from dse.accuracy.constants import constants
+from dse.accuracy.constants import FAMILY, constants
 from dse.accuracy.corpus import batches, measured, predictable
-from dse.accuracy.fit import TIMED_AS, Problem, Values, source_weights
+from dse.accuracy.fit import Problem, Values, source_weights
 from dse.accuracy.gemm import ACCELERATORS, fit_gemm
 from dse.accuracy.intervals import LEVELS, conformal, deviation, fit_deviations
 from dse.accuracy.predict import from_batches
+from dse.accuracy.report import error_statistics
 from dse.spec import calibration, load_accelerator
 
 if TYPE_CHECKING:
@@ -38,10 +39,9 @@ RELATIVES = {
     "cdna2": "ampere", "cdna3": "hopper", "cdna4": "hopper",
     "nvlink2": "nvlink3", "nvlink1": "nvlink2", "xgmi": "nvlink4", "pcie5": "pcie4", "pcie4": "pcie",
     "efa": "roce", "ethernet": "roce",
-    **TIMED_AS,
 }  # fmt: skip
 REPRESENTATIVE = {"ampere": "A100-80GB", "hopper": "H100-80GB", "blackwell": "B200", "blackwell_ultra": "B200"}
-TIMES = ("launch", "overhead", "latency", "hop", "step_overhead", "small_overhead", "small_latency")
+TIMES = ("launch", "overhead", "latency", "hop", "stall", "step_overhead", "small_overhead", "small_latency")
 Progress = Callable[[str], None]
 
 
@@ -156,6 +156,8 @@ def place(parts: Mapping[str, Any], values: Values) -> dict[str, Any]:
         for owner in owners:
             table = placed[tables[constant.kind]].setdefault(owner, {})
             table[constant.field] = _rounded({constant.field: values[constant.name]})[constant.field]
+    for heir, parent in FAMILY.items():
+        placed["stacks"][heir] = {**placed["stacks"].get(parent, {}), **placed["stacks"].get(heir, {})}
     placed["relatives"] = dict(RELATIVES)
     return placed
 
@@ -280,12 +282,45 @@ def error_model(runs: pd.DataFrame) -> dict[str, Any]:
         usable = np.isfinite(e)
         new = conformal(e[usable], np.array(known[kind].tolist())[usable])
         wider[kind] = max(1.0, new[LEVELS.index(0.9)] / groups["all"][LEVELS.index(0.9)])
+    held_out = {**error_statistics(np.expm1(-errors), alike(sources)), "coverage90": nested_coverage(scores, sources)}
     return {
+        "held_out": _rounded(held_out),
         "sigma": _rounded(sigma),
         "quantiles": {name: [float(f"{v:.4g}") for v in values] for name, values in groups.items()},
         "wider": _rounded(wider),
         "ranges": _ranges(known),
     }
+
+
+def alike(sources: np.ndarray) -> np.ndarray:
+    """Weights that give every publication the same sum."""
+    _, inverse, counts = np.unique(sources, return_inverse=True, return_counts=True)
+    return 1.0 / counts[inverse]
+
+
+def nested_coverage(scores: np.ndarray, sources: np.ndarray, level: float = 0.9) -> float:
+    """Coverage of a publication's runs by intervals whose width comes from the other publications alone."""
+    inside = []
+    for name in np.unique(sources):
+        mine = sources == name
+        width = conformal(scores[~mine], sources[~mine], [level])[0]
+        inside.append(float(np.mean(scores[mine] <= width)))
+    return float(np.mean(inside))
+
+
+def held_out_statistics(runs: pd.DataFrame) -> dict[str, Any]:
+    """Errors by publication left out, and with publications weighted alike for each kind of leaving out."""
+    parts: dict[str, Any] = {}
+    for kind in ("source", "generation", "stack"):
+        known = runs[np.isfinite(runs[f"without_{kind}"]) & np.isfinite(runs["measured"])]
+        errors = known[f"without_{kind}"] / known["measured"] - 1.0
+        if kind == "source":
+            for name, part in errors.groupby(known["source"]):
+                parts[f"without {name}"] = {"n": len(part), **error_statistics(part)}
+        weights = alike(np.array(known["source"].tolist()))
+        name = {"source": "publication"}.get(kind, kind)
+        parts[f"without its {name}, publications alike"] = {"n": len(known), **error_statistics(errors, weights)}
+    return {"parts": parts}
 
 
 def _ranges(runs: pd.DataFrame) -> dict[str, Any]:
@@ -305,23 +340,18 @@ def write(data: Mapping[str, Any], runs: pd.DataFrame, path: Path) -> None:
     from dse.study.export import write_atomically
 
     text = as_yaml(data)
-    write_atomically(runs_beside(path), lambda file: runs.to_parquet(file, index=False))
+    write_atomically(calibration.runs_beside(path), lambda file: runs.to_parquet(file, index=False))
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def as_yaml(data: Mapping[str, Any]) -> str:
-    """A YAML document: tables in blocks, what is innermost on a line of its own."""
+    """A YAML document in blocks, one constant a line."""
     import io
 
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.width, yaml.sort_base_mapping_type_on_output = None, 120, False
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
     text = io.StringIO()
     yaml.dump(dict(data), text)
     return text.getvalue()
-
-
-def runs_beside(path: Path) -> Path:
-    """The table of runs that belongs to a calibration file."""
-    return path.with_name(f"{path.stem}-runs.parquet")

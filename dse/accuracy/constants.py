@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["device", "stack", "up", "out"]
+# Stacks that take over from another what they do not state themselves.
+FAMILY = {"megatron-deepspeed": "megatron-classic", "fsdp-fused": "fsdp"}
 SCALE_OUT = ("infiniband", "roce", "omni_path", "ethernet", "efa")
 
 
@@ -80,6 +82,9 @@ def constants() -> list[Constant]:
         *_stack("fsdp", norm=2.5, activation=1.8, rotary=4.0),
         *_each("stack", ("megatron", "fsdp"), overlap=(0.6, 0.1, 1.0), interference=(0.1, 0.01, 0.5)),
         *_each("stack", ("megatron", "megatron-classic", "eager-3d"), hop=(20e-6, 1e-6, 300e-6)),
+        *_each("stack", ("megatron", "megatron-classic", "eager-3d", "fsdp"), stall=(5e-5, 1e-6, 5e-3)),
+        # DeepSpeed's checkpoints synchronize with the device to save and restore random states.
+        *_each("stack", ("megatron-deepspeed",), stall=(1e-3, 1e-5, 1e-2)),
         *_each(
             "stack",
             ("megatron",),
@@ -91,6 +96,14 @@ def constants() -> list[Constant]:
         ),
         *_each("stack", ("megatron-classic", "eager-3d"), softmax_passes=(1.8, 0.8, 4.0)),
         *_each("stack", ("eager-3d",), norm_passes_unfused=(10.0, 5.0, 20.0), softmax_passes_unfused=(5.0, 2.0, 10.0)),
+        *_each(
+            "stack",
+            ("fsdp-fused",),
+            norm_passes=(1.5, 0.9, 2.4),
+            activation_passes=(1.2, 0.7, 2.4),
+            rotary_passes=(1.5, 0.7, 3.0),
+            attention=(0.95, 0.6, 1.0),
+        ),
         *_each("stack", ("fsdp", "eager-3d"), attention=(0.7, 0.3, 1.0)),
         *_each("up", ("nvlink3", "nvlink4", "nvlink5"), efficiency=(0.77, 0.7, 0.9), overhead=(8e-6, 2e-6, 40e-6)),
         *_each(

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from dse.accuracy.constants import SCALE_OUT, Constant
+from dse.accuracy.constants import FAMILY, SCALE_OUT, Constant
 from dse.accuracy.corpus import Batch
 from dse.explore.evaluate import price
 
 PRIOR = 0.12  # pull of a constant towards its starting value, in units of a relative error of one
 STEP = 1e-4  # of the logarithm, for gradients
-# Stacks that differ in memory alone.
-TIMED_AS = {"megatron-deepspeed": "megatron-classic"}
 Values = Mapping[str, float]
 
 
@@ -27,6 +25,7 @@ class Problem:
     def __init__(self, batches: Sequence[Batch], free: Sequence[Constant]) -> None:
         self.batches = list(batches)
         self._owners = [owners(batch) for batch in batches]
+        self._stated = {(c.kind, c.owner, c.field) for c in free}
         self.free = [c for c in free if any(np.any(self._mask(i, c)) for i in range(len(self.batches)))]
         self.size = sum(len(b.ids) for b in self.batches)
         self.ids = np.array([i for b in self.batches for i in b.ids])
@@ -34,7 +33,11 @@ class Problem:
     def _mask(self, index: int, constant: Constant) -> np.ndarray:
         """Which runs of a batch (and of which dimension, for links) a constant belongs to."""
         found = self._owners[index][constant.kind]
-        return np.ones_like(found, bool) if constant.owner == "*" else found == constant.owner
+        if constant.owner == "*":
+            return np.ones_like(found, bool)
+        heirs = [heir for heir, parent in FAMILY.items() if parent == constant.owner]
+        heirs = [heir for heir in heirs if (constant.kind, heir, constant.field) not in self._stated]
+        return np.isin(found, [constant.owner, *heirs])
 
     def specs(self, index: int, values: Values) -> dict[str, Any]:
         """The specifications of one batch with these constants."""
@@ -150,7 +153,7 @@ def owners(batch: Batch) -> dict[str, np.ndarray]:
     outside = np.isin(fabrics, SCALE_OUT)
     return {
         "device": np.array([r.cluster.accelerator.generation or "" for r in runs]),
-        "stack": np.array([TIMED_AS.get(r.stack.id, r.stack.id) for r in runs]),
+        "stack": np.array([r.stack.id for r in runs]),
         "up": np.where(outside, "", fabrics),
         "out": np.where(outside, fabrics, ""),
     }

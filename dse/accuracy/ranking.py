@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Runs that agree in these answer the same question: which layout for this model on this machine?
 QUESTION = ("source_key", "gpu", "n_gpus", "layers", "hidden", "vocab", "seq_len", "precision")
+WIDER = ("source_key", "gpu", "n_gpus", "layers", "hidden", "vocab")  # where the narrow question has no sweeps
 LEAST = 3  # runs that make a sweep
 CLEAR = 0.02  # pairs closer than this are a draw: repeated measurements differ by more
 
@@ -41,21 +42,33 @@ def rankings(table: pd.DataFrame) -> dict[str, Ranking]:
     Args:
         table: a row a run: the columns of ``QUESTION``, ``global_batch``, ``measured`` and ``predicted`` seconds.
     """
-    keys = [name for name in QUESTION if name in table.columns]
     known = table[(table["measured"] > 0) & (table["predicted"] > 0)]
     found: dict[str, list[tuple[int, int, float]]] = {}
-    for key, sweep in known.groupby(keys, dropna=False, sort=True):
-        if len(sweep) >= LEAST:
-            batch = sweep["global_batch"].to_numpy(float)
-            batch = np.where(np.isfinite(batch), batch, 1.0)
-            measured, predicted = (sweep[name].to_numpy(float) / batch for name in ("measured", "predicted"))
-            found.setdefault(str(key[0]), []).append((*_agreement(measured, predicted), _regret(measured, predicted)))
+    for source, rows in known.groupby("source_key", sort=True):
+        sweeps = _sweeps(rows, QUESTION) or _sweeps(rows, WIDER)
+        for measured, predicted in sweeps:
+            pairs = (*_agreement(measured, predicted), _regret(measured, predicted))
+            found.setdefault(str(source), []).append(pairs)
     result = {}
     for source, sweeps in found.items():
         pairs, right, regrets = (np.array(column, float) for column in zip(*sweeps, strict=True))
         share = float(right.sum() / pairs.sum()) if pairs.sum() else 1.0
         result[source] = Ranking(len(sweeps), int(pairs.sum()), share, float(regrets.mean()), float(regrets.max()))
     return result
+
+
+def _sweeps(rows: pd.DataFrame, question: tuple[str, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Measured and predicted seconds a token of each sweep; repeated measurements of one design become one."""
+    keys = [name for name in question if name in rows.columns]
+    found = []
+    for _, sweep in rows.groupby(keys, dropna=False, sort=True):
+        tokens = (sweep["global_batch"] * sweep["seq_len"]).to_numpy(float)
+        per_token = sweep[["measured", "predicted"]].div(np.where(np.isfinite(tokens), tokens, 1.0), axis=0)
+        design = per_token["predicted"].round(15)
+        medians = per_token.groupby(design).median()
+        if len(medians) >= LEAST:
+            found.append((medians["measured"].to_numpy(float), medians["predicted"].to_numpy(float)))
+    return found
 
 
 def _agreement(measured: np.ndarray, predicted: np.ndarray) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,39 +13,60 @@ if TYPE_CHECKING:
 STATISTICS = ("median_ape", "mean_ape", "p90_ape", "bias")
 
 
-def error_statistics(errors: Iterable[float]) -> dict[str, float]:
+def error_statistics(errors: Iterable[float], weights: np.ndarray | None = None) -> dict[str, float]:
     """Median, mean and 90th percentile of absolute relative errors, and the median relative error (``bias``).
 
     Args:
-        errors: predicted / measured − 1 of each row.
+        errors: predicted / measured − 1 of each row; those that are not finite are left out.
+        weights: of each row; by default all alike.
     """
     values = np.asarray(list(errors), dtype=float)
-    if not len(values):
+    kept = np.isfinite(values)
+    if not kept.any():
         return dict.fromkeys(STATISTICS, 0.0)
-    size = np.abs(values)
+    w = np.ones(int(kept.sum())) if weights is None else np.asarray(weights, float)[kept]
+    size = np.abs(values[kept])
     return {
-        "median_ape": float(np.median(size)),
-        "mean_ape": float(np.mean(size)),
-        "p90_ape": float(np.quantile(size, 0.9)),
-        "bias": float(np.median(values)),
+        "median_ape": _quantile(size, w, 0.5),
+        "mean_ape": float(np.average(size, weights=w)),
+        "p90_ape": _quantile(size, w, 0.9),
+        "bias": _quantile(values[kept], w, 0.5),
     }
+
+
+def _quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:
+    if np.all(weights == weights[0]):
+        return float(np.quantile(values, level))
+    order = np.argsort(values)
+    middle = np.cumsum(weights[order]) - 0.5 * weights[order]
+    return float(np.interp(level, middle / weights.sum(), values[order]))
 
 
 def grouped_errors(rows: pd.DataFrame, by: str, error: str = "error") -> dict[str, dict[str, float]]:
     """Number of rows and error statistics for each value of a column."""
-    groups = rows.groupby(by)[error]
-    return {str(name): {"n": len(errors), **error_statistics(errors)} for name, errors in groups}
+    return by_group(rows, by, lambda part: error_statistics(part[error]))
 
 
-def error_lines(title: str, table: dict[str, dict[str, float]], width: int = 26) -> list[str]:
-    """A table of error statistics as lines of text, one a group, below a heading."""
-    lines = [f"{title:<{width}}{'rows':>6}{'median':>9}{'mean':>9}{'P90':>9}{'bias':>9}"]
+def by_group(
+    rows: pd.DataFrame, column: str, statistics: Callable[[pd.DataFrame], Mapping[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """Statistics of each value of a column, with the number of rows."""
+    return {str(name): {"n": len(part), **statistics(part)} for name, part in rows.groupby(column, sort=True)}
+
+
+def error_lines(title: str, table: Mapping[str, Mapping[str, Any]], width: int = 34) -> list[str]:
+    """A table of error statistics as lines of text, one a group, below a heading; with coverage where it is known."""
+    covered = any("coverage90" in e for e in table.values())
+    head = "".join(f"{name:>9}" for name in ("median", "mean", "P90", "bias")) + (f"{'in 90 %':>9}" if covered else "")
+    lines = [f"{title:<{width}}{'rows':>6}{head}"]
     for name, e in table.items():
-        sizes = (e["median_ape"], e["mean_ape"], e["p90_ape"])
-        lines.append(f"{name:<{width}}{e['n']:>6}" + "".join(f"{v:>9.1%}" for v in sizes) + f"{e['bias']:>+9.1%}")
+        numbers = "".join(f"{e[key]:>9.1%}" for key in ("median_ape", "mean_ape", "p90_ape"))
+        share = e.get("coverage90", float("nan"))
+        inside = f"{share:>9.1%}" if share == share else ""
+        lines.append(f"{name:<{width}}{e['n']:>6}{numbers}{e['bias']:>+9.1%}{inside}")
     return lines
 
 
-def refusal_lines(refused: dict[str, int]) -> list[str]:
+def refusal_lines(refused: Mapping[str, int]) -> list[str]:
     """Reasons of refused rows with their counts as lines of text; nothing where no row was refused."""
     return ["", "not predicted", *(f"{count:>6}  {why}" for why, count in refused.items())] if refused else []

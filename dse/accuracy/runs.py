@@ -78,6 +78,8 @@ NEEDED = ("layers", "hidden", "ffn_hidden", "vocab", "seq_len", "n_gpus", "tp", 
 MICRO_BATCHES = (1, 2, 4, 8)
 VIRTUAL_STAGES = (1, 2, 4)
 LORA_RANK = 16
+# Code bases that shard fully but run fused or compiled kernels.
+FUSED_FSDP = ("tinyllama", "torchtitan", "litgpt", "torch.compile", "fused kernels")
 # Code bases and recipes that accumulate and reduce gradients in the weights' own 16 bit.
 NARROW_GRADIENTS = ("MP mode PURE", "Aleph Alpha", "nemo", "megatron-bridge", "dgxc")
 
@@ -192,7 +194,7 @@ def stack_of(row: Row) -> str:
         return "xla"
     modern = row.says("nemo", "megatron-bridge", "dgxc") and not row.says("aleph alpha")
     if row.text("sharding") in ("fsdp", "zero3", "zero2") and not modern:
-        return "fsdp"
+        return "fsdp-fused" if row.says(*FUSED_FSDP) else "fsdp"
     if row.says("aleph alpha", *KERNELS):
         return "eager-3d"
     if row.says("megatron-deepspeed", "jean zay"):
@@ -262,7 +264,7 @@ def _alternatives(row: Row, model: Transformer) -> Iterator[dict[str, Any]]:
     free: dict[str, tuple[Any, ...]] = {}
     if row.text("recompute") not in ("none", "selective", "full"):
         free["recompute"] = ("none", "full")
-    if not row.text("sharding") and row.number("dp", 1) != 1 and stack_of(row) == "fsdp":
+    if not row.text("sharding") and row.number("dp", 1) != 1 and stack_of(row).startswith("fsdp"):
         free["zero_stage"] = (2, 3)
     if row.number("micro_batch") is None:
         free["micro_batch"] = MICRO_BATCHES
@@ -277,7 +279,7 @@ def _strategy(row: Row, chosen: dict[str, Any]) -> Strategy:
     stack = stack_of(row)
     modern, parallel = stack == "megatron", (row.number("tp") or 1) > 1
     kernel = next((name for mark, name in KERNELS.items() if row.says(mark)), None)
-    default = "flash" if modern or stack in ("fsdp", "xla") else "fused"
+    default = "flash" if modern or stack in ("fsdp", "fsdp-fused", "xla") else "fused"
     if row.says("llm-foundry"):  # a Triton kernel of the first flash attention, with linear biases
         default = "flash1"
     dp = _replicas(row)
@@ -300,7 +302,7 @@ def _strategy(row: Row, chosen: dict[str, Any]) -> Strategy:
         "overlap_tp": modern and parallel,
         "overlap_pp": modern and row.number("vpp", 1) > 1,
         "overlap_ep": row.says("EP a2a overlap"),
-        "overlap_dp": modern or stack in ("fsdp", "xla"),
+        "overlap_dp": modern or stack in ("fsdp", "fsdp-fused", "xla"),
         "lora_rank": LORA_RANK if row.text("task") == "lora" else 0,
         "stack": stack,
     }

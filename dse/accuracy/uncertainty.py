@@ -111,10 +111,8 @@ def corpus_runs() -> pd.DataFrame:
     Raises:
         SpecError: the calibration in use has none beside it.
     """
-    from dse.accuracy.calibrate import runs_beside
-
     path = calibration.active().path
-    beside = None if path is None else runs_beside(path)
+    beside = None if path is None else calibration.runs_beside(path)
     if beside is None or not beside.is_file():
         raise SpecError([Fault("calibration", str(path)[-60:], "has no table of runs beside it")])
     return _runs(beside, beside.stat().st_mtime_ns)

@@ -13,7 +13,7 @@ from dse.accuracy.corpus import measured, read_table
 from dse.accuracy.features import KINDS
 from dse.accuracy.predict import predictions
 from dse.accuracy.ranking import QUESTION, rankings
-from dse.accuracy.statistics import by_group, error_statistics, text_table
+from dse.accuracy.report import by_group, error_lines, error_statistics, refusal_lines
 from dse.accuracy.uncertainty import widths
 from dse.spec import calibration
 
@@ -70,7 +70,7 @@ class Report:
         order = np.log(rows["predicted"] / rows["measured"]).abs().sort_values(ascending=False).index[:n]
         return rows.loc[order, ["id", "source", "hardware", "measured", "predicted", "error", "reason"]]
 
-    def to_csv(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """Every row given: its prediction and interval, or why there is none."""
         import pandas as pd
 
@@ -94,20 +94,17 @@ class Report:
         parts["publications weighted alike"] = {"n": s["n_measured"], **s["publications_alike"]}
         parts["these rows"] = {"n": s["n_measured"], **{k: s[k] for k in _NUMBERS}}
         parts["all measured rows"] = s["all_rows"]
-        lines += text_table(parts)
+        lines += error_lines("", parts)
         if s["ranking"]:
-            lines += [
-                "",
-                f"{'sweeps of one question':<34}{'sweeps':>7}{'pairs':>7}{'agree':>8}{'regret':>8}{'worst':>8}",
-            ]
+            head = "".join(f"{name:>8}" for name in ("sweeps", "pairs", "agree", "regret", "worst"))
+            lines += ["", f"{'sweeps of one question':<34}{head}"]
             for name, r in s["ranking"].items():
-                lines.append(f"{name:<34}{r['sweeps']:>7}{r['pairs']:>7}{r['agreement']:>8.1%}{r['regret']:>8.1%}"
+                lines.append(f"{name:<34}{r['sweeps']:>8}{r['pairs']:>8}{r['agreement']:>8.1%}{r['regret']:>8.1%}"
                              f"{r['worst_regret']:>8.1%}")  # fmt: skip
         shown = self.worst()
         if len(shown):
             lines += ["", "worst rows", shown.to_string(index=False, float_format=lambda v: f"{v:.4g}")]
-        if s["refused"]:
-            lines += ["", "not predicted", *(f"{count:>6}  {why}" for why, count in s["refused"].items())]
+        lines += refusal_lines(s["refused"])
         return "\n".join(lines)
 
 

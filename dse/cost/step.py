@@ -78,10 +78,11 @@ def layer_terms(
 ) -> dict[str, dict[str, Array]]:
     """Time of one instance of each block by term.
 
-    ``host_*`` is what the launches of a layer's kernels take longer than the kernels themselves.
+    ``host_*`` is what the launches of a layer's kernels take longer than the kernels themselves, and ``stack.stall``.
 
     Collectives of tp and ep block the operators around them; with ``overlap_tp`` and ``overlap_ep`` they hide behind
-    the GEMMs of the same phase, those of tp only up to the share ``stack.overlap_tp``. The ring of context parallelism hides behind the attention core.
+    the GEMMs of the same phase, those of tp only up to the share ``stack.overlap_tp``. The ring of context
+    parallelism hides behind the attention core.
     """
     result = {}
     for block in blocks:
@@ -92,7 +93,7 @@ def layer_terms(
         again = select(
             recompute, {"none": 0.0, "selective": core["forward"], "full": forward if block.place == "body" else 0.0}
         )
-        floor = host_floor if block.place == "body" else 0.0
+        floor, stall = (host_floor, stack.stall) if block.place == "body" else (0.0, 0.0)
         runs = select(recompute, {"none": 1.0, "selective": 1.0, "full": 2.0 if block.place == "body" else 1.0})
         tp = [communication(block, comm, "tp", p) for p in ("forward", "input_grad")]
         work = [overlap_efficiency * t for t in (forward, total(backward))]
@@ -108,8 +109,8 @@ def layer_terms(
             "recompute": again,
             "input_grad": backward[0],
             "weight_grad": backward[1],
-            "host_forward": runs * np.maximum(floor - forward, 0.0),
-            "host_backward": np.maximum(2.0 * floor - total(backward), 0.0),
+            "host_forward": runs * (np.maximum(floor - forward, 0.0) + stall),
+            "host_backward": np.maximum(2.0 * floor - total(backward), 0.0) + stall,
             "tp_comm_forward": tp[0] * runs,
             "tp_comm_backward": tp[1],
             "cp_comm": cp[0] * runs + cp[1],

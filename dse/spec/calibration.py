@@ -81,6 +81,11 @@ def shipped() -> Path:
     return asset_root("data") / NAME
 
 
+def runs_beside(path: Path) -> Path:
+    """The table of measured runs and their predictions that belongs to a calibration file."""
+    return path.with_name(f"{path.stem}-runs.parquet")
+
+
 def load(path: Path | str) -> Calibration:
     """Read a calibration file; it is read again when it has changed.
 

@@ -81,7 +81,8 @@ class Efficiency(Spec):
 
     A GEMM is cut into tiles that the cores work off in waves. It reaches ``matrix`` of the peak (``matrix_fp8`` in
     FP8 and ``matrix_fp4`` in FP4, by default the same) when its tiles fill whole waves; a tile of k steps takes as
-    long as k + ``k_overhead``; tiles smaller than 128 columns run at ``small_tile`` of the rate. ``tiles`` false switches the quantization off.
+    long as k + ``k_overhead``; tiles smaller than 128 columns run at ``small_tile`` of the rate. ``tiles`` false
+    switches the quantization off.
 
     Attributes:
         sustained: rate of long runs against short benchmarks (power and heat), in 16 bit or wider.

@@ -70,6 +70,8 @@ class Stack(Entry):
         overlap_tp: share of a tensor-parallel collective that can hide where the strategy overlaps it.
         interference: growth of the compute that communication hides behind, per second hidden (it takes cores and
             memory bandwidth).
+        stall: host time of one pass (forward, recomputation, backward) of a layer during which the device idles,
+            because checkpointing or pipeline code synchronizes with it.
         hop: host and synchronization time of one pipeline send and receive.
         step_overhead: host time of a step outside the layers (data loading, logging, clipping).
         memory: what the framework and its kernels hold in memory.
@@ -94,6 +96,7 @@ class Stack(Entry):
     overlap: PositiveFraction = 1.0
     overlap_tp: PositiveFraction = 1.0
     interference: Fraction = 0.0
+    stall: Seconds = 0.0
     hop: Seconds = 0.0
     step_overhead: Seconds = 0.0
     memory: MemoryUse = MemoryUse()

@@ -1,0 +1,130 @@
+"""``dse validate``, ``dse calibrate`` and ``dse compare``: how far off predictions are, and what that means."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dse.errors import Fault, SpecError
+
+KINDS = ("training", "memory", "collectives", "gemm")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(validate)
+    app.command()(calibrate)
+    app.command()(compare)
+
+
+def validate(
+    kind: Annotated[str, typer.Argument(help="What the table holds: training, memory, collectives or gemm.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="CSV or Parquet with the corpus' columns; by default the shipped table.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a line a row: id, prediction, interval, reason.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold predictions against measurements: error by source, hardware, stack and scale, and what was not predicted."""
+    if kind not in KINDS:
+        raise SpecError([Fault("kind", repr(kind[:40]), f"must be one of {', '.join(KINDS)}")])
+    report = _report(kind, file)
+    if out is not None:
+        from dse.study.export import write_atomically
+
+        if out.suffix not in (".csv", ".parquet"):
+            raise SpecError([Fault("out", str(out)[-60:], "must end in .csv or .parquet")])
+        table = report.table()
+        write = table.to_csv if out.suffix == ".csv" else table.to_parquet
+        write_atomically(out, lambda path: write(path, index=False))
+    typer.echo(json.dumps(_plain(report.summary()), indent=2) if as_json else str(report))
+
+
+def _report(kind: str, file: Path | None) -> Any:
+    if kind == "training":
+        from dse.accuracy.validate import validate_training
+
+        return validate_training(file)
+    if kind == "memory":
+        from dse.accuracy.memory import validate_memory
+
+        return validate_memory(file)
+    if kind == "collectives":
+        from dse.accuracy.collectives import validate_collectives
+
+        return validate_collectives(file)
+    from dse.accuracy.gemm import validate_gemm
+
+    return validate_gemm(file)
+
+
+def calibrate(
+    out: Annotated[Path, typer.Option("--out", help="The calibration file to write; its runs go beside it.")],
+    seed: Annotated[int, typer.Option(help="Order of the fits that leave something out.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1, max=64)] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Refit every constant from the measured tables: use the file with DSE_CALIBRATION=FILE."""
+    from rich.console import Console
+    from rich.status import Status
+
+    from dse.accuracy.calibrate import calibrate as fit
+    from dse.accuracy.calibrate import held_out_statistics, write
+
+    console = Console(stderr=True)
+    with Status("calibrating", console=console) as status:
+        data, runs = fit(seed=seed, workers=workers, progress=lambda line: status.update(line))
+    write(data, runs, out)
+    found = {"id": data["id"], "file": str(out), **held_out_statistics(runs)}
+    if as_json:
+        typer.echo(json.dumps(_plain(found), indent=2))
+        return
+    from dse.accuracy.report import error_lines
+
+    typer.echo(
+        f"calibration {data['id']} written to {out}\nerror of the step time, each fitted without the rows it predicts"
+    )
+    typer.echo("\n".join(error_lines("", found["parts"])))
+
+
+def compare(
+    model: Annotated[str, typer.Option("--model", help="Catalogue id or YAML file.")],
+    cluster: Annotated[str, typer.Option("--cluster", help="Catalogue id or YAML file.")],
+    a: Annotated[str, typer.Option("--a", help='Strategy of a: "tp=8,pp=8,...,global_batch=1536".')],
+    b: Annotated[str, typer.Option("--b", help="Strategy of b.")],
+    cluster_b: Annotated[str | None, typer.Option(help="Cluster of b, where it is another.")] = None,
+    model_b: Annotated[str | None, typer.Option(help="Model of b, where it is another.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Number of accelerators of both.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which of two designs is faster, and how sure that is: errors that both share cancel."""
+    import dse
+
+    first = dse.estimate(model, cluster, a, devices=devices)
+    second = dse.estimate(model_b or model, cluster_b or cluster, b, devices=devices)
+    found = dse.compare(first, second)
+    if as_json:
+        terms = {str(name): list(row) for name, row in zip(found.terms.index, found.terms.to_numpy(), strict=True)}
+        shown = {"p_a_faster": found.faster, "ratio": found.ratio, "ratio_90": [found.low, found.high],
+                 "shared": found.shared, "changed": found.changed, "terms_s": terms}  # fmt: skip
+        typer.echo(json.dumps(_plain(shown), indent=2, default=str))
+        return
+    typer.echo(str(found))
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: numbers of NumPy become plain ones, and what is not a number becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
