@@ -225,7 +225,7 @@ def test_sources_cover_fields_that_exist(kind: str, id: str) -> None:
 def test_prices_are_never_called_datasheet_values(id: str) -> None:
     """Prices, carbon, derates and energies per bit are estimates, and their sources say so."""
     entry = load("accelerator", id)
-    estimated = "price price_per_hour embodied_carbon efficiency.sustained memory.energy memory.latency"
+    estimated = "price price_per_hour embodied_carbon memory.energy memory.latency"
     for path in estimated.split():
         source = entry.source_of(path)
         assert source is not None and source.kind == "assumed", path

@@ -93,7 +93,7 @@ def test_flop_of_a_step(id: str, batch: int) -> None:
 def test_bubble_share(p: int, v: int, groups: int) -> None:
     """Bubble over ideal time is (p−1)/m, divided by v when interleaved, for equal stages."""
     model = {"layers": 96, "hidden": 4096, "heads": 32, "ffn_hidden": 16384, "vocab": 1, "seq_len": 2048, "head": False}
-    plan = {"pp": p, "dp": 1, "global_batch": p * groups, "virtual_stages": v, "attention": "unfused"}
+    plan = {"pp": p, "dp": 1, "global_batch": p * groups, "virtual_stages": v, "attention": "unfused", "stack": "ideal"}
     terms = dse.estimate({"id": "m", **model}, "comet-baseline", plan).breakdown()
     compute = terms[["forward", "recompute", "input_grad", "weight_grad"]].sum() + terms["imbalance"]
     # The embedding look-up and final norm make the end stages a little longer than the others: 1 %.

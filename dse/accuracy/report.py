@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -70,3 +72,55 @@ def error_lines(title: str, table: Mapping[str, Mapping[str, Any]], width: int =
 def refusal_lines(refused: Mapping[str, int]) -> list[str]:
     """Reasons of refused rows with their counts as lines of text; nothing where no row was refused."""
     return ["", "not predicted", *(f"{count:>6}  {why}" for why, count in refused.items())] if refused else []
+
+
+@dataclass(frozen=True)
+class GroupedReport:
+    """Predicted rows with their errors, grouped in several ways, and the rows that were refused with the reason.
+
+    Attributes:
+        rows: one a prediction, with ``id``, ``measured [s]``, ``predicted [s]``, ``error``, ``reason`` (what may
+            explain a large error) and a column for each grouping.
+        refused: the reason for each row that was not predicted.
+        what: the quantity predicted.
+        groups: the columns to group by.
+    """
+
+    rows: pd.DataFrame
+    refused: dict[str, str]
+    what: ClassVar[str] = ""
+    groups: ClassVar[tuple[str, ...]] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, errors overall (see :func:`error_statistics`) and by each grouping, refusals and the worst ten."""
+        return {
+            "n": len(self.rows) + len(self.refused),
+            "n_predicted": len(self.rows),
+            **error_statistics(self.rows["error"]),
+            **{f"by_{column}": grouped_errors(self.rows, column) for column in self.groups},
+            "refused": dict(Counter(self.refused.values())),
+            "worst": self.worst().to_dict("records"),
+        }
+
+    def worst(self, count: int = 10) -> pd.DataFrame:
+        """The rows with the largest errors as ratios, either way, and what may explain them."""
+        ratio = np.abs(np.log1p(self.rows["error"].astype(float)))
+        return self.rows.loc[ratio.sort_values(ascending=False, kind="stable").index[:count]]
+
+    def table(self) -> pd.DataFrame:
+        """Every row given: its prediction, or why there is none."""
+        import pandas as pd
+
+        rest = pd.DataFrame([{"id": key, "reason": f"refused: {why}"} for key, why in self.refused.items()])
+        return pd.concat([self.rows, rest], ignore_index=True) if len(rest) else self.rows.reset_index(drop=True)
+
+    def __str__(self) -> str:
+        found = self.summary()
+        lines = [f"{found['n_predicted']} of {found['n']} rows predicted; error of {self.what}"]
+        for column in self.groups:
+            lines += ["", *error_lines(column, found[f"by_{column}"])]
+        lines += error_lines("", {"all rows": {"n": found["n_predicted"], **error_statistics(self.rows["error"])}})[1:]
+        lines += ["", "worst"]
+        lines += [f"{row['id']:>10}{row['error']:>+9.0%}  {row['reason']}" for row in found["worst"]]
+        lines += refusal_lines(found["refused"])
+        return "\n".join(lines)

@@ -7,73 +7,13 @@ with its own algorithm, on pieces that keep all dimensions busy at once, so the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dse.cost.algorithms import AUTOMATIC, REGISTRY, WITH_OWN_SHARE, all_to_all_load, share
 from dse.cost.arrays import Array, select, total, values_of
 from dse.cost.graph import quantity
-
-# -- algorithms: (load, steps) of one dimension -------------------------------------------------------------
-#
-# An algorithm is a function of the number of ranks n in the dimension. ``load`` is what each device sends, as a
-# multiple of the buffer that enters the dimension; ``steps`` is the number of latencies in a row.
-
-Algorithm = Callable[[Array], tuple[Array, Array]]
-
-
-def _share(n: Array) -> Array:
-    return (n - 1.0) / n
-
-
-def _log2(n: Array) -> Array:
-    return np.ceil(np.log2(np.maximum(n, 1.0)) - 1e-9)
-
-
-REDUCE_SCATTER: dict[str, Algorithm] = {
-    "ring": lambda n: (_share(n), n - 1.0),
-    "direct": lambda n: (_share(n), np.minimum(n - 1.0, 1.0)),
-    "halving_doubling": lambda n: (_share(n), _log2(n)),
-}
-ALL_REDUCE: dict[str, Algorithm] = {
-    "ring": lambda n: (2.0 * _share(n), 2.0 * (n - 1.0)),
-    "direct": lambda n: (2.0 * _share(n), 2.0 * np.minimum(n - 1.0, 1.0)),
-    "halving_doubling": lambda n: (2.0 * _share(n), 2.0 * _log2(n)),
-    # Two trees carry half of the buffer each, up and down: every device passes on the whole buffer twice.
-    "double_binary_tree": lambda n: (2.0 * np.minimum(n - 1.0, 1.0), 2.0 * _log2(n)),
-    # The switch adds: one copy up, one down.
-    "in_network": lambda n: (np.minimum(n - 1.0, 1.0), 2.0 * np.minimum(n - 1.0, 1.0)),
-}
-BROADCAST: dict[str, Algorithm] = {
-    "ring": lambda n: (np.minimum(n - 1.0, 1.0), n - 1.0),
-    "direct": lambda n: (np.minimum(n - 1.0, 1.0), _log2(n)),
-    "halving_doubling": lambda n: (np.minimum(n - 1.0, 1.0), _log2(n)),
-    "in_network": lambda n: (np.minimum(n - 1.0, 1.0), 2.0 * np.minimum(n - 1.0, 1.0)),
-}
-REGISTRY: dict[str, dict[str, Algorithm]] = {
-    "all_reduce": ALL_REDUCE,
-    "reduce_scatter": REDUCE_SCATTER,
-    "all_gather": REDUCE_SCATTER,  # the same steps in reverse
-    "broadcast": BROADCAST,
-}
-# In these a device's own share goes from one buffer to another on the device itself.
-WITH_OWN_SHARE = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
-AUTOMATIC = {"ring": "ring", "torus": "ring", "mesh": "ring", "fully_connected": "direct", "switch": "halving_doubling"}
-
-
-def all_to_all_load(topology: str, n: Array, bidirectional: Array) -> Array:
-    """What a link-limited dimension carries per device in an all-to-all of one buffer, as a multiple of it.
-
-    Switches and full meshes send (n−1)/n. On a ring the shortest path spreads both ways: n/4 (n odd: (n²−1)/4n);
-    one-way (n−1)/2; a line's middle link, at half the device's bandwidth, carries n/2.
-    """
-    if topology in ("switch", "fully_connected"):
-        return _share(n)
-    if topology == "mesh":
-        return 2.0 * np.floor(n / 2.0) * np.ceil(n / 2.0) / n
-    ring = np.floor(n * n / 4.0) / n
-    return np.where(bidirectional, ring, (n - 1.0) / 2.0)
 
 
 class Part(NamedTuple):
@@ -117,7 +57,8 @@ class Links:
         # Ideal links skip what only measured constants need.
         self._flat, self._reducing = self._any("flat"), self._any("in_network_reduction")
         self._ramps, self._copies, self._shared = self._any("ramp"), self._any("own_copy"), self._any("contention")
-        self._fast = any(dimension.fast_efficiency is not None for dimension in self.dimensions)
+        self._meshed = any("fully_connected" in values_of(d.topology) for d in self.dimensions)
+        self._small = any(dimension.small_efficiency is not None for dimension in self.dimensions)
 
     def _any(self, field: str) -> bool:
         return any(bool(np.any(getattr(dimension, field))) for dimension in self.dimensions)
@@ -142,22 +83,22 @@ class Links:
     def rates(self, kind: str, group: str) -> tuple[Protocol, ...]:
         """The protocols a collective in a group can use: that for large messages first."""
         if (kind, group) not in self._rates:
-            found = [self._protocol(kind, group, fast=False)]
-            if self._fast:
-                found.append(self._protocol(kind, group, fast=True))
+            found = [self._protocol(kind, group, small=False)]
+            if self._small:
+                found.append(self._protocol(kind, group, small=True))
             self._rates[kind, group] = tuple(found)
         return self._rates[kind, group]
 
-    def _protocol(self, kind: str, group: str, *, fast: bool) -> Protocol:
+    def _protocol(self, kind: str, group: str, *, small: bool) -> Protocol:
         busy: list[Array] = []
         fixed: Array = 0.0
         ramp: Array = 0.0
         shares = self.shares[group]
-        for index, (part, n) in enumerate(zip(self._per_dimension(kind, group, fast=fast), shares, strict=True)):
+        for index, (part, n) in enumerate(zip(self._per_dimension(kind, group, small=small), shares, strict=True)):
             dimension, work = part.dimension, part.work
             if self._copies and index == 0 and kind in WITH_OWN_SHARE:
                 work = work + np.where(np.greater(n, 1), dimension.own_copy, 0.0) / math.prod(shares)
-            efficiency, latency, overhead, slope = _constants(dimension, fast=fast)
+            efficiency, latency, overhead, slope = _constants(dimension, small=small)
             busy.append(work / (self._bandwidth(dimension, n) * efficiency))
             fixed = fixed + part.steps * latency + np.where(np.greater(part.load, 0), overhead, 0.0)
             if self._ramps:
@@ -171,12 +112,18 @@ class Links:
         return Protocol(longest, ramp if self._ramps else None, fixed)
 
     def _bandwidth(self, dimension: Any, n: Array) -> Array:
-        if not self._shared:
-            return dimension.bandwidth
-        return dimension.bandwidth * (2.0 / np.maximum(n, 2.0)) ** dimension.contention
+        """What a device gets of its links: fewer where ranks share a root; a full mesh's only to the group's ranks."""
+        rate = dimension.bandwidth
+        if self._shared:
+            rate = rate * (2.0 / np.maximum(n, 2.0)) ** dimension.contention
+        if self._meshed and dimension.size is not None:
+            reached = np.clip((n - 1.0) / np.maximum(dimension.size - 1.0, 1.0), 0.0, 1.0)
+            partial = np.logical_and(np.equal(dimension.topology, "fully_connected"), np.greater(n, 1))
+            rate = rate * np.where(np.logical_and(partial, np.greater(reached, 0)), reached, 1.0)
+        return rate
 
-    def _per_dimension(self, kind: str, group: str, *, fast: bool = False) -> list[Part]:
-        """The part of each dimension in a collective, innermost first; in the fast protocol no switch reduces."""
+    def _per_dimension(self, kind: str, group: str, *, small: bool = False) -> list[Part]:
+        """The part of each dimension in a collective, innermost first; no switch reduces small messages."""
         shares = self.shares[group]
         if kind == "point_to_point":
             return self._hop(shares)
@@ -186,7 +133,7 @@ class Links:
         result, entering, inside = [], 1.0, 1.0
         for index, (dimension, n) in enumerate(zip(self.dimensions, shares, strict=True)):
             inside = inside * n
-            reduces = not fast and dimension.in_network_reduction
+            reduces = not small and dimension.in_network_reduction
             if rings is not None:
                 reduces = np.logical_and(reduces, np.less_equal(rings[index], n))
             load, work, steps = _dimension_cost(kind, dimension, n, reduces)
@@ -277,18 +224,18 @@ def _on_ring(kind: str, part: Part, n: Array, ring: Array, inside: Array) -> Par
     2.19, src/graph/tuning.cc).
     """
     covered = np.logical_and(np.greater(ring, 1), np.greater(n, 1))
-    more = np.where(covered, _share(ring) / np.where(covered, _share(n), 1.0), 1.0)
+    more = np.where(covered, share(ring) / np.where(covered, share(n), 1.0), 1.0)
     steps = part.steps if kind == "all_reduce" else np.where(covered, (n - 1.0) * ring / inside, part.steps)
     return Part(part.dimension, part.load * more, part.work * more, steps)
 
 
-def _constants(dimension: Any, *, fast: bool) -> tuple[Array, Array, Array, Array]:
-    """Efficiency, latency, overhead and ramp of a protocol; the bulk one's where a dimension has no fast one."""
+def _constants(dimension: Any, *, small: bool) -> tuple[Array, Array, Array, Array]:
+    """Efficiency, latency, overhead and ramp of a protocol; where a dimension has one only, of that."""
     bulk = (dimension.efficiency, dimension.latency, dimension.overhead, dimension.ramp)
-    if not fast or dimension.fast_efficiency is None:
+    if not small or dimension.small_efficiency is None:
         return bulk
-    quick = (dimension.fast_efficiency, dimension.fast_latency, dimension.fast_overhead, 0.0)
-    has = np.greater(dimension.fast_efficiency, 0)  # not a number where a merged array holds none
+    quick = (dimension.small_efficiency, dimension.small_latency, dimension.small_overhead, 0.0)
+    has = np.greater(dimension.small_efficiency, 0)  # not a number where a merged array holds none
     return quick if np.all(has) else tuple(np.where(has, q, b) for q, b in zip(quick, bulk, strict=True))
 
 

@@ -175,8 +175,8 @@ class NetworkDimension(Spec):
         efficiency: of the bandwidth in large messages.
         ramp: time of one piece of a message that is cut to be pipelined; cutting it in the best way adds
             2·sqrt(ramp · transfer time).
-        fast_efficiency: of the bandwidth in the low-latency protocol, with its own ``fast_latency`` and
-            ``fast_overhead``; the quicker protocol is taken. None: there is no such protocol.
+        small_efficiency: of the bandwidth in the protocol for small messages, with its own ``small_latency`` and
+            ``small_overhead``; the quicker protocol is taken. None: there is only one.
         own_copy: time to copy a device's own share of a buffer, against that of sending it.
         in_network_efficiency: rate of reductions in the switch against ``efficiency``.
         contention: the rate of a device falls as (2 / ranks)^contention where links are shared, as under a PCIe root.
@@ -194,9 +194,9 @@ class NetworkDimension(Spec):
     efficiency: PositiveFraction = 1.0
     bidirectional: Switch = True
     ramp: Seconds = 0.0
-    fast_efficiency: PositiveFraction | None = None
-    fast_latency: Seconds = 0.0
-    fast_overhead: Seconds = 0.0
+    small_efficiency: PositiveFraction | None = None
+    small_latency: Seconds = 0.0
+    small_overhead: Seconds = 0.0
     own_copy: Multiple = 0.0
     contention: Multiple = 0.0
     in_network_reduction: Switch = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.errors import Fault, SpecError
+from dse.study.measured import Average
 from dse.study.quantities import ratio
 from dse.study.spec import Expected, Reference, Study, Trend
 from dse.units import UnitError, parse
@@ -32,6 +33,7 @@ COLUMNS = (
     "source",
 )
 PASS, SHORT = "pass", "short"
+KNOWN = "known shortfall"  # falls short too, by no more than the study foresees, and it says why
 
 
 def verdict_table(study: Study, expected: Sequence[Expected], results: Mapping[str, Result]) -> pd.DataFrame:
@@ -54,7 +56,40 @@ def verdict_table(study: Study, expected: Sequence[Expected], results: Mapping[s
             faults += [Fault(f"{place} {check.check!r}: {f.path}"[:200], f.value, f.rule) for f in error.faults]
     if faults:
         raise SpecError(faults)
+    rows += [_average_row(average, rows) for average in study.averages]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _average_row(average: Average, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean error of expected values.
+
+    Raises:
+        SpecError: there are none.
+    """
+    errors = [
+        abs(row["ours"] / row["published"] - 1.0)
+        for row in rows
+        if row["published"]
+        and np.isfinite(row["published"])
+        and (not average.runs or row["group"] in average.runs)
+        and average.containing in row["check"]
+    ]
+    if not errors:
+        raise SpecError([Fault("averages", average.check[:60], "no expected value is among its runs")])
+    mean = float(np.mean(errors))
+    return {
+        "group": "averages",
+        "check": average.check,
+        "label": average.label,
+        "published": np.nan,
+        "ours": 100 * mean,
+        "unit": "%",
+        "difference": "",
+        "tolerance": f"≤ {100 * average.at_most:g} %",
+        "verdict": PASS if mean <= average.at_most else SHORT,
+        "allowed": np.nan,
+        "source": average.source,
+    }
 
 
 def _factor(unit: str, si: str) -> float:

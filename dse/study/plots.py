@@ -10,9 +10,10 @@ import numpy as np
 
 from dse.errors import Fault, SpecError
 from dse.study.quantities import BEST, at_point, ratio
-from dse.study.spec import Figure, Study
+from dse.study.spec import OF_MEASURED, Figure, Study
 from dse.view import figures as draw
 from dse.view import theme
+from dse.view.accuracy import predicted_vs_measured, ranking
 from dse.view.reading import axis_of, pick
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from dse.explore.result import Result
+    from dse.study.corpus import Compared
 
 
-def draw_all(study: Study, results: Mapping[str, Result], verdicts: pd.DataFrame) -> dict[str, go.Figure]:
+def draw_all(
+    study: Study, results: Mapping[str, Result], verdicts: pd.DataFrame, compared: Mapping[str, Compared]
+) -> dict[str, go.Figure]:
     """Every figure of a study by id.
 
     Raises:
@@ -33,12 +37,31 @@ def draw_all(study: Study, results: Mapping[str, Result], verdicts: pd.DataFrame
     faults: list[Fault] = []
     for index, figure in enumerate(study.figures):
         try:
-            found[figure.id] = _draw(figure, study, results, verdicts)
+            if figure.kind in OF_MEASURED:
+                found[figure.id] = _accuracy(figure, compared[figure.run or ""])
+            else:
+                found[figure.id] = _draw(figure, study, results, verdicts)
         except SpecError as error:
             faults += [Fault(f"figures.{index}.{f.path}"[:200], f.value, f.rule) for f in error.faults]
     if faults:
         raise SpecError(faults)
     return found
+
+
+def _accuracy(figure: Figure, found: Compared) -> go.Figure:
+    """Predictions over measured values, or the places of designs in their sweeps."""
+    if figure.kind == "ranking":
+        if not len(found.places):
+            raise SpecError([Fault("kind", figure.kind, "these rows hold no sweep of three designs or more")])
+        return ranking(found.places, title=figure.title)
+    memory = figure.quantity == "memory"
+    rows = found.memory if memory else found.rows
+    if rows is None:
+        raise SpecError([Fault("quantity", "memory", "needs a check of memory in the measured table")])
+    colour = figure.by or "source"
+    if colour not in rows:
+        raise SpecError([Fault("by", colour[:60], f"must be one of {', '.join(map(str, rows.columns))}"[:300])])
+    return predicted_vs_measured(rows, colour=colour, unit="GiB" if memory else "s", title=figure.title)
 
 
 def _draw(figure: Figure, study: Study, results: Mapping[str, Result], verdicts: pd.DataFrame) -> go.Figure:

@@ -27,8 +27,9 @@ def evaluate(result: Result, expression: str) -> xr.DataArray:
     """A sum of products of quantities, such as ``memory.weights + memory.optimizer`` or ``step_time * devices``.
 
     Besides the quantities of the cost model there are the axes of the result by name, plain numbers,
-    ``layer.NAME.FIELD`` (one row of COMET's loop: ``forward_comm``, ``input_comm``, ``weight_comm`` and others) and
-    ``sent.DIMENSION`` (bytes one device sends into a network dimension in one pass of COMET's loop).
+    ``layer.NAME.FIELD`` (one row of COMET's loop: ``forward_comm``, ``input_comm``, ``weight_comm`` and others),
+    ``sent.DIMENSION`` (bytes one device sends into a network dimension in one pass of COMET's loop) and
+    ``activations.layers`` (bytes of activations of the layers alone on the fullest stage: no embedding, head or loss).
 
     Raises:
         SpecError: a name that means nothing, or an expression of another form.
@@ -80,8 +81,8 @@ def _named(result: Result, name: str) -> tuple[xr.DataArray, str]:
     if bound is not None and name not in result._graph.quantities:
         return xr.DataArray(bound.coordinates, dims=[name], coords={name: bound.coordinates}), bound.unit or "1"
     head, _, rest = name.partition(".")
-    if head in ("layer", "sent") and rest:
-        reader = _layer if head == "layer" else _sent
+    if (head in ("layer", "sent") and rest) or name == "activations.layers":
+        reader = {"layer": _layer, "sent": _sent}.get(head, _activations)
         dims, values = result._combine([reader(cell.evaluation, rest) for cell in result._cells])
         coords = {b.name: b.coordinates for b in result.axes if b.name in dims}
         return xr.DataArray(values, dims=dims, coords=coords), "s" if head == "layer" else "B"
@@ -96,6 +97,11 @@ def _layer(evaluation: Any, rest: str) -> Any:
     if name not in rows or field not in vars(rows[name]) or field == "name":
         raise SpecError([Fault("quantity", f"layer.{rest}"[:80], f"layers here: {', '.join(rows)}"[:300])])
     return getattr(rows[name], field)
+
+
+def _activations(evaluation: Any, _: str) -> Any:
+    share = evaluation["stage_layers"] / evaluation["model"].layers
+    return evaluation["saved_per_pass"]["body"] * share * evaluation["in_flight"]["first"]
 
 
 def _sent(evaluation: Any, dimension: str) -> Any:

@@ -6,17 +6,19 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dse.errors import StudyError
+from dse.spec import calibration
 from dse.spec.base import Spec
-from dse.study.checks import SHORT
+from dse.study.checks import PASS
 from dse.study.export import WRITERS, write_atomically
-from dse.study.provenance import digest, provenance
+from dse.study.measured_report import cell, limit_lines, table_lines
+from dse.study.provenance import commit, digest, provenance, version
 from dse.study.spec import Study
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from dse.explore.result import Result
+    from dse.study.corpus import Compared
 
 PACKAGES = ("numpy", "xarray", "pandas", "pyarrow", "pydantic", "plotly", "kaleido")
 WIDTH, SCALE = 1280, 1.5
@@ -31,9 +34,11 @@ NO_BROWSER = "no Chromium or Chrome was found, so figures are written as HTML on
 Echo = Callable[[str], None]
 
 
-def write_table(frame: pd.DataFrame, folder: Path, stem: str) -> list[Path]:
+def write_table(
+    frame: pd.DataFrame, folder: Path, stem: str, endings: Sequence[str] = (".csv", ".parquet")
+) -> list[Path]:
     """A table as CSV and as Parquet; the same numbers give the same bytes."""
-    paths = [folder / f"{stem}{ending}" for ending in (".csv", ".parquet")]
+    paths = [folder / f"{stem}{ending}" for ending in endings]
     for path in paths:
         write_atomically(path, lambda temporary, ending=path.suffix: WRITERS[ending](frame, temporary))
     return paths
@@ -109,9 +114,15 @@ def _renderer(echo: Echo) -> Iterator[Callable[[go.Figure], bytes] | None]:
 # -- the report ---------------------------------------------------------------------------------------------
 
 
-def report_text(study: Study, verdicts: pd.DataFrame, results: Mapping[str, Result], images: set[str]) -> str:
+def report_text(
+    study: Study,
+    verdicts: pd.DataFrame,
+    results: Mapping[str, Result],
+    images: set[str],
+    measured: Mapping[str, Compared],
+) -> str:
     """``report.md``: the question, what came out against what was published, the figures and the notes."""
-    short = int((verdicts["verdict"] == SHORT).sum())
+    short = int((verdicts["verdict"] != PASS).sum())
     lines = [f"# {study.title}", "", study.question, ""]
     if len(verdicts):
         rest = f", {short} fall short." if short else "."
@@ -124,11 +135,13 @@ def report_text(study: Study, verdicts: pd.DataFrame, results: Mapping[str, Resu
         lines += [f"### {figure.title or figure.id}", ""]
         lines += [f"![{figure.title or figure.id}]({figure.id}.png)", ""] if figure.id in images else []
         lines += [f"[Interactive]({figure.id}.html)" + (f". {figure.note}" if figure.note else ""), ""]
-    lines += ["## Runs", "", "| run | what | designs | table |", "|---|---|---|---|"]
+    lines += ["## Runs", "", "| run | what | designs | table |", "|---|---|---|---|"] if study.runs else []
     for run in study.runs:
         count = _designs(results[run.id])
-        lines.append(f"| {run.id} | {_cell(run.title)} | {count} | [CSV]({run.id}.csv), [Parquet]({run.id}.parquet) |")
-    lines.append("")
+        lines.append(f"| {run.id} | {cell(run.title)} | {count} | [CSV]({run.id}.csv), [Parquet]({run.id}.parquet) |")
+    lines += [""] if study.runs else []
+    for found in measured.values():
+        lines += table_lines(found)
     for group in dict.fromkeys(verdicts["group"]) if len(verdicts) else ():
         lines += [f"## Checks of {group}", "", *_verdict_lines(verdicts[verdicts["group"] == group]), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -138,26 +151,24 @@ def _summary_by_label(verdicts: pd.DataFrame) -> list[str]:
     lines = ["| source of the value | checks | pass | short |", "|---|---|---|---|"]
     for label in dict.fromkeys(verdicts["label"]):
         part = verdicts[verdicts["label"] == label]
-        short = int((part["verdict"] == SHORT).sum())
+        short = int((part["verdict"] != PASS).sum())
         lines.append(f"| {label} | {len(part)} | {len(part) - short} | {short} |")
     return [*lines, ""]
 
 
 def _verdict_lines(verdicts: pd.DataFrame) -> list[str]:
+    if "sample" in verdicts and (verdicts["published"].isna().all()):
+        return limit_lines(verdicts)
     lines = ["| check | source | published | ours | difference | allowed | verdict |", "|---|---|---|---|---|---|---|"]
     for row in verdicts.itertuples():
         unit = "" if row.unit in ("", "1") else f" {row.unit}"
         published = "" if row.published != row.published else f"{row.published:.6g}{unit}"
-        verdict = "pass" if row.verdict != SHORT else "**short**"
+        verdict = row.verdict if row.verdict == PASS else f"**{row.verdict}**"
         lines.append(
-            f"| {_cell(row.check)} | {row.label} | {published} | {row.ours:.6g}{unit} | {row.difference} | "
+            f"| {cell(row.check)} | {row.label} | {published} | {row.ours:.6g}{unit} | {row.difference} | "
             f"{row.tolerance} | {verdict} |"
         )
     return lines
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _designs(result: Result) -> int:
@@ -170,7 +181,9 @@ def _designs(result: Result) -> int:
 # -- provenance ---------------------------------------------------------------------------------------------
 
 
-def provenance_text(study: Study, folder: Path, results: Mapping[str, Result], tables: list[Path]) -> str:
+def provenance_text(
+    study: Study, folder: Path, results: Mapping[str, Result], tables: list[Path], measured: Mapping[str, Compared]
+) -> str:
     """``provenance.json``: versions, commit, digests of the inputs and of the tables that came out."""
     names = ["study.yaml", *([study.expected] if study.expected else [])]
     files = {name: _sha256(folder / name) for name in names if (folder / name).is_file()}
@@ -179,18 +192,22 @@ def provenance_text(study: Study, folder: Path, results: Mapping[str, Result], t
         name: {k: v for k, v in run.items() if k.startswith("input_")} | _swept(results[name])
         for name, run in runs.items()
     }
-    shared = next(iter(runs.values()))
     found: dict[str, Any] = {
         "study": study.id,
-        "dse_version": shared["dse_version"],
-        "git_commit": shared["git_commit"],
-        "calibration": shared["calibration"],
+        "dse_version": version(),
+        "git_commit": commit(),
+        "calibration": calibration.active().id,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "files": files,
         "inputs": inputs,
         "tables": {path.name: _sha256(path) for path in tables},
     }
+    if measured:
+        found["measured"] = {
+            name: {"rows": len(part.selected), "sha256": hashlib.sha256(part.selected.to_csv().encode()).hexdigest()}
+            for name, part in measured.items()
+        }
     return json.dumps(found, indent=2, sort_keys=True) + "\n"
 
 

@@ -10,35 +10,24 @@ import csv
 import difflib
 import io
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dse.errors import Fault, SpecError, StudyError
 from dse.spec.base import Spec
 from dse.spec.catalogue import asset_root
 from dse.spec.fields import Count, Name, Switch, Text
 from dse.spec.load import read_yaml
+from dse.study.fields import PlainFile, Point, Prose
+from dse.study.measured import Average, Measured
 
 # Where a value to compare with comes from: printed in the paper, recorded by its authors' simulator, computed again
 # from their method by someone else, or only a direction that must hold.
 Label = Literal["paper", "recorded", "re-derived", "trend"]
 
 
-def _prose(value: str) -> str:
-    if any(ord(character) < 32 and character != "\n" for character in value):
-        raise ValueError("must not contain control characters")
-    return value.strip()
-
-
-def _plain_file(value: str) -> str:
-    if value != Path(value).name:
-        raise ValueError("must be the name of a file beside the study, without folders")
-    return value
-
-
-Prose = Annotated[str, Field(max_length=20_000), AfterValidator(_prose)]
-Point = dict[str, Any]
+OF_MEASURED = ("accuracy", "ranking")  # kinds of figures whose run is a measured table
 
 
 class RunAxis(Spec):
@@ -85,11 +74,15 @@ class Figure(Spec):
     """One figure. With ``reference`` it shows reference / value, so that more is better for times.
 
     ``labels`` names the bars, rows or lines: ``"MP{tp}_DP{data_parallel}"``. An axis in ``at`` may be ``best``: the
-    feasible value with the least step time.
+    feasible value with the least step time. Figures of measured tables are ``accuracy`` (predicted over measured step
+    time, or peak memory where ``quantity`` is ``memory``; ``by`` is the column that colours) and ``ranking`` (places in
+    each sweep); their ``run`` is a measured table.
     """
 
     id: Name
-    kind: Literal["breakdown", "footprint", "heatmap", "lines", "comparison", "roofline", "verdicts"]
+    kind: Literal[
+        "breakdown", "footprint", "heatmap", "lines", "comparison", "roofline", "verdicts", "accuracy", "ranking"
+    ]  # fmt: skip
     run: Name | None = None
     title: Text = ""
     note: Prose = ""
@@ -183,17 +176,22 @@ class Expected(Spec):
 
 
 class Study(Spec):
-    """A study. ``defaults`` holds fields that runs share; a run's own strategy fields override those."""
+    """A study. ``defaults`` holds fields that runs share; a run's own strategy fields override those.
+
+    It has runs (sweeps), ``measured`` tables that predictions are held against, or both.
+    """
 
     id: Name
     title: Text
     question: Prose
     notes: Prose = ""
     defaults: dict[str, Any] = Field(default_factory=dict)
-    runs: tuple[Run, ...] = Field(min_length=1)
+    runs: tuple[Run, ...] = ()
+    measured: tuple[Measured, ...] = ()
     figures: tuple[Figure, ...] = ()
-    expected: Annotated[str, AfterValidator(_plain_file)] | None = None
+    expected: PlainFile | None = None
     trends: tuple[Trend, ...] = ()
+    averages: tuple[Average, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -212,6 +210,12 @@ class Study(Spec):
                 run = {**defaults, **run, "strategy": strategy}
             filled.append(run)
         return {**data, "runs": filled}
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Study:
+        if not self.runs and not self.measured:
+            raise ValueError("a study needs runs or measured tables")
+        return self
 
 
 # -- loading ------------------------------------------------------------------------------------------------
@@ -274,14 +278,18 @@ def load_study(name_or_path: str | Path) -> tuple[Study, list[Expected], Path]:
 
 def _reference_faults(study: Study, where: str) -> list[Fault]:
     """Ids given twice, and references to runs that are not there."""
-    runs = [run.id for run in study.runs]
+    runs, tables = [run.id for run in study.runs], [block.id for block in study.measured]
     faults = []
-    for what, ids in (("runs", runs), ("figures", [figure.id for figure in study.figures])):
+    for what, ids in (("runs", [*runs, *tables]), ("figures", [figure.id for figure in study.figures])):
         twice = sorted({name for name in ids if ids.count(name) > 1})
         faults += [Fault(what, name, "this id is given twice", where) for name in twice]
     uses: list[tuple[str, Any]] = []
     for i, figure in enumerate(study.figures):
-        if figure.kind != "verdicts":
+        if figure.kind in OF_MEASURED:
+            if (figure.run or "") not in tables:
+                rule = _no_run(figure.run or "", tables, "a measured table")
+                faults.append(Fault(f"figures.{i}.run", repr(figure.run), rule, where))
+        elif figure.kind != "verdicts":
             uses.append((f"figures.{i}.run", figure.run or ""))
         uses.append((f"figures.{i}.reference.run", figure.reference.run if figure.reference else None))
         needs = {"heatmap": ("x", "y"), "lines": ("along",), "comparison": ("along",)}.get(figure.kind, ())
@@ -292,6 +300,8 @@ def _reference_faults(study: Study, where: str) -> list[Fault]:
         ]
     for i, trend in enumerate(study.trends):
         uses += [(f"trends.{i}.run", trend.run), (f"trends.{i}.reference.run", trend.reference and trend.reference.run)]
+    for i, average in enumerate(study.averages):
+        uses += [(f"averages.{i}.runs", name) for name in average.runs]
     faults += [
         Fault(path, repr(name), _no_run(name, runs), where)
         for path, name in uses
@@ -300,9 +310,11 @@ def _reference_faults(study: Study, where: str) -> list[Fault]:
     return faults
 
 
-def _no_run(name: str, runs: Any) -> str:
+def _no_run(name: str, runs: Any, what: str = "a run") -> str:
     near = difflib.get_close_matches(name, runs, n=1)
-    return f"is not a run of this study; did you mean {near[0]!r}?" if near else f"must be one of {', '.join(runs)}"
+    if near:
+        return f"is not {what} of this study; did you mean {near[0]!r}?"
+    return f"must be one of {', '.join(runs)}" if runs else f"must be {what} of this study, and it has none"
 
 
 def _read_expected(path: Path, runs: set[str]) -> tuple[list[Expected], list[Fault]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dse.api import axis, sweep
 from dse.errors import Fault, SpecError, StudyError
 from dse.study import report
-from dse.study.checks import SHORT, verdict_table
+from dse.study.checks import KNOWN, PASS, SHORT, verdict_table
+from dse.study.corpus import Compared, compare_table
+from dse.study.limits import EXTRA, limit_rows, tables_of
 from dse.study.plots import draw_all
-from dse.study.spec import Run, Study, load_study, studies
+from dse.study.spec import Expected, Run, Study, load_study, studies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +36,8 @@ class StudyReport:
         study: its declaration.
         results: the priced sweep of each run.
         verdicts: one row a check: group (the run), check, label, published, ours, unit, difference, tolerance, verdict,
-            source.
+            source; of measured tables also sample (had the constants seen the rows?), held_out, cause.
+        measured: the predicted rows of each measured table.
         figures: Plotly figures by id.
         files: what was written, in order.
     """
@@ -44,18 +47,20 @@ class StudyReport:
     verdicts: pd.DataFrame
     figures: dict[str, go.Figure]
     out: Path | None = None
+    measured: dict[str, Compared] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Does every check pass?"""
+        """Does every check pass, or fall short no more than the study says and explains?"""
         return not bool((self.verdicts["verdict"] == SHORT).any())
 
     def summary(self) -> str:
         """One line: how many checks pass."""
-        short = int((self.verdicts["verdict"] == SHORT).sum())
+        short = int((self.verdicts["verdict"] != PASS).sum())
+        known = int((self.verdicts["verdict"] == KNOWN).sum())
         done = f"{self.study.id}: {len(self.verdicts) - short} of {len(self.verdicts)} checks pass"
-        return f"{done}, {short} fall short" if short else done
+        return f"{done}, {short} fall short" + (f" ({known} known)" if known else "") if short else done
 
 
 def run_study(
@@ -89,18 +94,40 @@ def run_study(
             results[run.id] = _sweep(run, folder)
         except SpecError as error:
             faults += [replace(f, path=f"runs.{index} ({run.id}): {f.path}") for f in error.faults]
+    compared: dict[str, Compared] = {}
+    for index, block in enumerate(study.measured):
+        try:
+            compared[block.id] = compare_table(block, folder)
+        except SpecError as error:
+            faults += [replace(f, path=f"measured.{index} ({block.id}): {f.path}") for f in error.faults]
     if faults:
         raise SpecError(faults)
-    verdicts = verdict_table(study, expected, results)
-    figures = draw_all(study, results, verdicts)
-    found = StudyReport(study, results, verdicts[list(SHOWN)], figures, target)
+    verdicts = _verdicts(study, expected, results, compared)
+    figures = draw_all(study, results, verdicts, compared)
+    shown = [*SHOWN, *(EXTRA if compared else ())]
+    found = StudyReport(study, results, verdicts[shown], figures, target, compared)
     if target is not None:
         found.files.extend(_write(found, folder, target, say, images=images))
-    for row in verdicts[verdicts["verdict"] == SHORT].itertuples():
+    for row in verdicts[verdicts["verdict"] != PASS].itertuples():
         wanted = row.tolerance if row.published != row.published else f"{row.published:.6g} {row.tolerance}"
-        say(f"short: {row.check}: ours {row.ours:.6g}, expected {wanted} [{row.unit}]")
+        cause = f": {row.cause}" if row.verdict == KNOWN else ""
+        say(f"{row.verdict}: {row.check}: ours {row.ours:.6g}, expected {wanted} [{row.unit}]{cause}")
     say(found.summary())
     return found
+
+
+def _verdicts(
+    study: Study, expected: Sequence[Expected], results: Mapping[str, Result], compared: Mapping[str, Compared]
+) -> pd.DataFrame:
+    """Checks of sweeps, and after them those of measured tables, which have columns of their own."""
+    import pandas as pd
+
+    verdicts = verdict_table(study, expected, results)
+    if not compared:
+        return verdicts
+    blank = {"sample": "", "held_out": float("nan"), "cause": ""}
+    rows = [{**blank, **row} for row in verdicts.to_dict("records")]
+    return pd.DataFrame([*rows, *limit_rows(compared)], columns=[*verdicts.columns, *EXTRA])
 
 
 def _sweep(run: Run, folder: Path) -> Result:
@@ -125,13 +152,17 @@ def _write(found: StudyReport, folder: Path, out: Path, say: Callable[[str], Non
         frame = result.to_dataframe()
         files += report.write_table(frame, out, name)
         say(f"run {name}: {len(frame)} designs")
+    for found_table in found.measured.values():
+        for name, frame in tables_of(found_table):
+            files += report.write_table(frame, out, name, (".csv", ".parquet", ".md"))
+        say(f"table {found_table.block.id}: {len(found_table.rows)} rows")
     files += report.write_table(found.verdicts, out, "verdicts")
     tables = list(files)
     drawn = report.write_figures(found.figures, out, say, images=images)
     pictures = {path.stem for path in drawn if path.suffix == ".png"}
     files += drawn
-    text = report.report_text(found.study, found.verdicts, found.results, pictures)
+    text = report.report_text(found.study, found.verdicts, found.results, pictures, found.measured)
     files.append(report.write_bytes(out / "report.md", text.encode()))
-    facts = report.provenance_text(found.study, folder, found.results, tables)
+    facts = report.provenance_text(found.study, folder, found.results, tables, found.measured)
     files.append(report.write_bytes(out / "provenance.json", facts.encode()))
     return files
