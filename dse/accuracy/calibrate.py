@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dse.accuracy.collectives import RELATIVES as FABRIC_RELATIVES
 from dse.accuracy.collectives import fit_collectives
 from dse.accuracy.constants import FAMILY, constants
 from dse.accuracy.corpus import batches, measured, predictable
@@ -35,13 +36,16 @@ DATE = "2026-11"
 TABLES = ("gemm", "nccl", "training")
 # Where measurements are missing, the nearest relative: by generation, fabric and stack.
 RELATIVES = {
-    "volta": "ampere", "ada": "ampere", "blackwell_ultra": "blackwell",
-    "cdna2": "ampere", "cdna3": "hopper", "cdna4": "hopper",
-    "nvlink2": "nvlink3", "nvlink1": "nvlink2", "xgmi": "nvlink4", "pcie5": "pcie4", "pcie4": "pcie",
-    "efa": "roce", "ethernet": "roce",
-}  # fmt: skip
+    "volta": "ampere",
+    "ada": "ampere",
+    "blackwell_ultra": "blackwell",
+    "cdna2": "ampere",
+    "cdna3": "hopper",
+    "cdna4": "hopper",
+    **FABRIC_RELATIVES,
+}
 REPRESENTATIVE = {"ampere": "A100-80GB", "hopper": "H100-80GB", "blackwell": "B200", "blackwell_ultra": "B200"}
-TIMES = ("launch", "overhead", "latency", "hop", "stall", "step_overhead", "small_overhead", "small_latency")
+TIMES = ("launch", "overhead", "latency", "hop", "stall", "step_overhead", "small_overhead", "small_latency", "ramp")
 Progress = Callable[[str], None]
 
 
@@ -67,7 +71,7 @@ def calibrate(*, seed: int = 0, workers: int = 2, progress: Progress = lambda _:
     progress("matrix products")
     parts: dict[str, Any] = {"accelerators": gemm_constants()}
     progress("collectives")
-    parts["fabrics"] = {name: _rounded(values) for name, values in fit_collectives().items()}
+    parts["fabrics"] = fabric_constants()
     parts["stacks"] = {}
     with in_use(parts):
         frame = predictable(measured("training"))
@@ -127,6 +131,17 @@ def gemm_constants() -> dict[str, dict[str, float]]:
         found[accelerator] = {"tiles": True, **values}
     for generation, gpu in REPRESENTATIVE.items():
         found[generation] = dict(found[ACCELERATORS[gpu]])
+    return found
+
+
+def fabric_constants() -> dict[str, dict[str, Any]]:
+    """Constants of collectives by fabric; fabrics that training runs used start from their relative's."""
+    found = {name: _rounded(values) for name, values in fit_collectives().items()}
+    for name in dict.fromkeys(c.owner for c in constants() if c.kind in ("up", "out")):
+        relative = name
+        while relative not in found and relative in RELATIVES:
+            relative = RELATIVES[relative]
+        found.setdefault(name, dict(found.get(relative, {})))
     return found
 
 

@@ -32,7 +32,8 @@ ROOT = {"algorithm": "ring", "flat": True, "latency": 5.7e-6, "small_latency": 1
 BETWEEN = {"flat": True, "latency": 14e-6, "small_latency": 2.7e-6}
 FIXED: Constants = {"nvlink3": INSIDE, "nvlink4": INSIDE, "nvlink5": INSIDE, "pcie4": ROOT, "pcie5": ROOT,
                     "xgmi": {}, "infiniband_staged": BETWEEN, "efa": BETWEEN}  # fmt: skip
-ALL = ("overhead", "latency", "efficiency", "ramp", "small_overhead", "small_latency", "small_efficiency", "own_copy")
+ALL = ("overhead", "latency", "efficiency", "ramp", "small_overhead", "small_latency", "small_efficiency", "own_copy",
+       "pair_bandwidth")  # fmt: skip
 FREE = {
     "nvlink3": ALL,
     "nvlink4": (*ALL, "in_network_efficiency"),
@@ -43,15 +44,17 @@ FREE = {
     "infiniband_staged": ("overhead", "efficiency", "ramp", "small_overhead", "small_efficiency"),
     "efa": ("overhead", "efficiency", "ramp"),
 }
-# Start and bounds. A step of the bulk protocol takes at least as long as one of the protocol for small messages, and at most eight
-# times as long (NCCL's own estimates differ by a factor of five or six): ``latency`` is fitted as that ratio.
+# Start and bounds. A step takes at least as long as in the protocol for small messages, and at most eight times as
+# long (NCCL's own estimates differ by a factor of five or six): ``latency`` is fitted as that ratio.
 START = {"overhead": 2e-5, "latency": 2.0, "efficiency": 0.8, "ramp": 2e-6, "small_overhead": 6e-6,
          "small_latency": 1e-6, "small_efficiency": 0.3, "own_copy": 0.4, "contention": 1.0,
-         "in_network_efficiency": 0.7}  # fmt: skip
-LOW = {"overhead": 1e-6, "latency": 1.0, "efficiency": 0.05, "ramp": 1e-8, "small_overhead": 1e-6, "small_latency": 1e-7,
-       "small_efficiency": 0.01, "own_copy": 0.05, "contention": 0.01, "in_network_efficiency": 0.3}  # fmt: skip
-HIGH = {"overhead": 1e-3, "latency": 8.0, "efficiency": 0.97, "ramp": 1e-4, "small_overhead": 2e-4, "small_latency": 2e-5,
-        "small_efficiency": 1.0, "own_copy": 1.0, "contention": 3.0, "in_network_efficiency": 1.0}  # fmt: skip
+         "in_network_efficiency": 0.7, "pair_bandwidth": 6e9}  # fmt: skip
+LOW = {"overhead": 1e-6, "latency": 1.0, "efficiency": 0.05, "ramp": 1e-8, "small_overhead": 1e-6,
+       "small_latency": 1e-7,
+       "small_efficiency": 0.01, "own_copy": 0.05, "contention": 0.01, "in_network_efficiency": 0.3, "pair_bandwidth": 1e9}  # fmt: skip
+HIGH = {"overhead": 1e-3, "latency": 8.0, "efficiency": 0.97, "ramp": 1e-4, "small_overhead": 2e-4,
+        "small_latency": 2e-5,
+        "small_efficiency": 1.0, "own_copy": 1.0, "contention": 3.0, "in_network_efficiency": 1.0, "pair_bandwidth": 1e11}  # fmt: skip
 # Whose constants a fabric takes without measurements of its own.
 RELATIVES = {"nvlink1": "nvlink2", "nvlink2": "nvlink3", "nvlink3": "nvlink4", "nvlink4": "nvlink5",
              "nvlink5": "nvlink4", "pcie3": "pcie4", "pcie4": "pcie5", "pcie5": "pcie4", "xgmi": "nvlink5",

@@ -105,12 +105,6 @@ def constants() -> list[Constant]:
             attention=(0.95, 0.6, 1.0),
         ),
         *_each("stack", ("fsdp", "eager-3d"), attention=(0.7, 0.3, 1.0)),
-        *_each("up", ("nvlink3", "nvlink4", "nvlink5"), efficiency=(0.77, 0.7, 0.9), overhead=(8e-6, 2e-6, 40e-6)),
-        *_each(
-            "out",
-            ("infiniband", "roce", "omni_path"),
-            efficiency=(0.7, 0.3, 0.95),
-            overhead=(2e-5, 2e-6, 1e-4),
-            jitter=(0.004, 0.0005, 0.04),
-        ),
+        *_each("up", ("nvlink3", "nvlink4", "nvlink5"), loaded=(0.95, 0.7, 1.0)),
+        *_each("out", ("infiniband", "roce", "omni_path"), loaded=(0.75, 0.25, 1.0), jitter=(0.004, 0.0005, 0.04)),
     ]

@@ -20,6 +20,7 @@ ACCELERATORS = {
     "B200": "b200-192gb",
     "GB200": "gb200-192gb",
 }
+STREAMING = 0.85  # of the memory bandwidth, in products that it limits
 # Fraction of the peak of whole tiles, rate of 64-column tiles, extra k steps of a tile, start-up time in seconds.
 NAMES = ("matrix", "small_tile", "k_overhead", "launch")
 START = (0.8, 0.8, 100.0, 3e-6)
@@ -34,7 +35,7 @@ def gemm_time(device: Accelerator, values: np.ndarray, shape: tuple[np.ndarray, 
     element, peak = (1, device.matrix.fp8) if fp8 else (2, device.matrix.bf16)
     work = Gemm(m, k, n, 1, element)
     rate = (peak or 1.0) * matrix * tile_efficiency(work, device.cores, small_tile, k_overhead)
-    bandwidth = device.memory.bandwidth * device.efficiency.memory
+    bandwidth = device.memory.bandwidth * STREAMING
     traffic = gemm_traffic(m, k, n, element, device.buffer)
     cast = 3.0 * m * k / bandwidth if fp8 else 0.0
     return np.maximum(work.flops / rate, traffic / bandwidth) + launch + cast

@@ -6,6 +6,7 @@ is plausible; what the cost model cannot express is refused with a reason. Nothi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -294,6 +295,7 @@ def _strategy(row: Row, chosen: dict[str, Any]) -> Strategy:
         "sequence_parallel": row.switch("seq_parallel") or (modern and parallel and not row.text("seq_parallel")),
         "recompute": row.text("recompute"),
         "zero_stage": SHARDING.get(row.text("sharding"), 1 if modern or stack == "xla" else 0),
+        "shard_group": _shard_group(row),
         "precision": row.text("precision") or "bf16",
         "gradient_precision": _gradients(row),
         "attention": kernel or default,
@@ -316,6 +318,12 @@ def _replicas(row: Row) -> float:
     if given is not None:
         return given
     return (row.number("n_gpus") or 1) / ((row.number("tp") or 1) * (row.number("pp") or 1) * row.number("cp", 1))
+
+
+def _shard_group(row: Row) -> float:
+    """Replicas that share one copy of the states, where the notes say "FSDP=64"."""
+    found = re.search(r"FSDP=(\d+)", row.text("notes"))
+    return min(float(found.group(1)), _replicas(row)) if found else 0.0
 
 
 def _gradients(row: Row) -> str:

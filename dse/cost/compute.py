@@ -107,6 +107,7 @@ def shard(
     attention: Array,
     capacity_factor: Array,
     devices: Array,
+    context: Array,
 ) -> Shard:
     """What an operator needs to know of the strategy."""
     return Shard(
@@ -119,6 +120,7 @@ def shard(
         flash=np.logical_or(np.equal(attention, "flash"), np.equal(attention, "flash1")),
         capacity_factor=capacity_factor,
         devices=devices,
+        exchange_heads=np.equal(context, "all_to_all"),
     )
 
 

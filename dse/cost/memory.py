@@ -51,10 +51,12 @@ def stage_parameters(
     return {stage: {kind: kinds[kind][stage] for kind in kinds} for stage in ("first", "last")}
 
 
-@quantity("1", "ranks that share the ZeRO-partitioned states: dp·cp, for experts dp·cp/ep")
-def zero_ranks(data_parallel: Array, cp: Array, ep: Array) -> dict[str, Array]:
+@quantity("1", "ranks that share the ZeRO-partitioned states: dp·cp or the shard group, for experts dp·cp/ep")
+def zero_ranks(data_parallel: Array, cp: Array, ep: Array, shard_group: Array) -> dict[str, Array]:
     """Over how many ranks ZeRO splits the states of dense and of expert parameters."""
-    return {"dense": data_parallel * cp, "expert": data_parallel * cp / ep}
+    replicas = data_parallel * cp
+    group = np.where(np.greater(shard_group, 0), np.minimum(shard_group, replicas), replicas)
+    return {"dense": group, "expert": replicas / ep}
 
 
 @quantity(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dse.cost.algorithms import AUTOMATIC, REGISTRY, WITH_OWN_SHARE, all_to_all_load, share
+from dse.cost.algorithms import AUTOMATIC, PAIRWISE, REGISTRY, WITH_OWN_SHARE, all_to_all_load, share
 from dse.cost.arrays import Array, select, total, values_of
 from dse.cost.graph import quantity
 
@@ -67,7 +67,7 @@ class Links:
         """Seconds of one collective of ``size`` bytes (0 for an empty one), by the quickest protocol::
 
             T = max_i( busy_i + wait_i / chunks ) + Σ_i (steps_i · latency_i + overhead_i + 2 sqrt(busy_i · ramp_i))
-            busy_i = work_i / (BW_i · efficiency_i)
+            busy_i = work_i / (BW_i · efficiency_i · loaded_i)
 
         ``wait_i`` is what a dimension waits for the first piece, and is waited for with the last one: Σ_{j≠i} busy_j,
         and for an all-reduce Σ_{j<i} busy_j (inner dimensions scatter before and gather after it, outer ones hide
@@ -99,7 +99,10 @@ class Links:
             if self._copies and index == 0 and kind in WITH_OWN_SHARE:
                 work = work + np.where(np.greater(n, 1), dimension.own_copy, 0.0) / math.prod(shares)
             efficiency, latency, overhead, slope = _constants(dimension, small=small)
-            busy.append(work / (self._bandwidth(dimension, n) * efficiency))
+            busy.append(work / (self._bandwidth(dimension, n) * efficiency * dimension.loaded))
+            if small and kind in PAIRWISE and dimension.pair_bandwidth is not None:
+                message = part.load if kind == "point_to_point" else np.greater(n, 1) / math.prod(shares)
+                busy[-1] = np.fmax(busy[-1], message / dimension.pair_bandwidth)
             fixed = fixed + part.steps * latency + np.where(np.greater(part.load, 0), overhead, 0.0)
             if self._ramps:
                 ramp = ramp + 2.0 * np.sqrt(busy[-1] * slope)
@@ -308,8 +311,11 @@ def placement_shares(
     ep: Array,
     devices: Array,
     dimension_sizes: list[Array],
+    shard_group: Array,
+    zero_ranks: dict[str, Array],
 ) -> dict[str, list[Array]]:
-    """Where each parallel group lies. Gradients are reduced over dp·cp; experts take the innermost of those ranks."""
+    """Where each parallel group lies. Gradients are reduced over dp·cp; experts take the innermost of those ranks, as
+    does a shard group, whose copies lie further out."""
     degrees = {"tp": tp, "cp": cp, "dp": data_parallel, "pp": pp}
     shares: dict[str, dict[str, list[Array]]] = {}
     for order in values_of(placement):
@@ -324,6 +330,9 @@ def placement_shares(
         found["grad"] = _joint(found["dp"], found["cp"])
         found["ep"] = group_shares(first, ep, dimension_sizes)
         found["expert_grad"] = group_shares(first * ep, replicas / ep, dimension_sizes)
+        if np.any(shard_group):
+            found["shard"] = group_shares(first, zero_ranks["dense"], dimension_sizes)
+            found["copies"] = group_shares(first * zero_ranks["dense"], replicas / zero_ranks["dense"], dimension_sizes)
         shares[order] = found
     groups = next(iter(shares.values()))
     result = {

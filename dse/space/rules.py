@@ -88,6 +88,20 @@ def stages_fit(model: Any, pp: Array, virtual_stages: Array) -> Array:
     return model.depth - pp * virtual_stages if model.pipelined else -1.0 * (virtual_stages - 1)
 
 
+@rule("1", "shard_group = {shard_group} must divide the dp·cp = {data_parallel}·{cp} replicas")
+def shards_divide(shard_group: Array, data_parallel: Array, cp: Array) -> Array:
+    """Shard groups are equal and hold whole replicas."""
+    return np.where(np.greater(shard_group, 0), _divides(np.maximum(shard_group, 1), data_parallel * cp), 0.0)
+
+
+@rule("1", "tp·cp = {tp}·{cp} must divide the attention heads where context parallelism exchanges them")
+def heads_exchange(model: Any, context: Array, tp: Array, cp: Array) -> Array:
+    """Every rank gets whole heads for all tokens."""
+    if not model.pipelined or not np.any(np.equal(context, "all_to_all")):
+        return 0.0
+    return np.where(np.equal(context, "all_to_all"), _divides(tp * cp, model.heads), 0.0)
+
+
 @rule("1", "ep = {ep} must divide the model's experts and dp·cp = {data_parallel}·{cp}")
 def experts_divide(model: Any, ep: Array, data_parallel: Array, cp: Array) -> Array:
     """Experts are dealt out whole, over the ranks that hold different tokens."""

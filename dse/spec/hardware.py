@@ -172,11 +172,13 @@ class NetworkDimension(Spec):
     Attributes:
         latency: per step of an algorithm.
         overhead: once per collective that uses the dimension.
-        efficiency: of the bandwidth in large messages.
+        efficiency: of the bandwidth in large messages of short benchmarks.
+        loaded: what is left of that in long training (congestion, traffic of others, computing beside it).
         ramp: time of one piece of a message that is cut to be pipelined; cutting it in the best way adds
             2·sqrt(ramp · transfer time).
         small_efficiency: of the bandwidth in the protocol for small messages, with its own ``small_latency`` and
             ``small_overhead``; the quicker protocol is taken. None: there is only one.
+        pair_bandwidth: of one device to another in that protocol, for point-to-point and all-to-all; None: as the rest.
         own_copy: time to copy a device's own share of a buffer, against that of sending it.
         in_network_efficiency: rate of reductions in the switch against ``efficiency``.
         contention: the rate of a device falls as (2 / ranks)^contention where links are shared, as under a PCIe root.
@@ -192,11 +194,13 @@ class NetworkDimension(Spec):
     latency: Seconds = 0.0
     overhead: Seconds = 0.0
     efficiency: PositiveFraction = 1.0
+    loaded: PositiveFraction = 1.0
     bidirectional: Switch = True
     ramp: Seconds = 0.0
     small_efficiency: PositiveFraction | None = None
     small_latency: Seconds = 0.0
     small_overhead: Seconds = 0.0
+    pair_bandwidth: Bandwidth | None = None
     own_copy: Multiple = 0.0
     contention: Multiple = 0.0
     in_network_reduction: Switch = False

@@ -20,6 +20,8 @@ class Strategy(Spec):
     """A training strategy. Any field may become an axis of a sweep.
 
     ``dp`` None follows from the device count: dp = devices / (tp·pp·cp). Expert parallelism ``ep`` divides dp·cp.
+    ``context`` says how ranks of cp meet each other's keys: passed around a ring, or with heads exchanged for tokens.
+    ``shard_group`` above 0 shards within that many neighbouring replicas and copies between them (HSDP).
     ``placement`` lists the groups from the innermost network position outwards; experts sit innermost in dp.
     ``offload_*`` names the memory tier that holds a tensor class; ``expansion_share`` "spread" lets the footprint
     overflow into the first expansion tier with accesses spread in proportion (COMET's memory expansion).
@@ -37,11 +39,13 @@ class Strategy(Spec):
     cp: Count = 1
     ep: Count = 1
     sequence_parallel: Switch = False
+    context: Literal["ring", "all_to_all"] = "ring"
     virtual_stages: Count = 1
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble_h1", "zero_bubble_h2"] = "1f1b"
     micro_batch: Count = 1
     global_batch: Count
     zero_stage: Stage = 0
+    shard_group: CountOrZero = 0
     recompute: Literal["none", "selective", "full"] = "none"
     partition_checkpoints: Switch = False
     precision: Precision = "bf16"

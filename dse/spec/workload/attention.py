@@ -138,17 +138,24 @@ def _core(model: Transformer, shard: Shard) -> tuple[Op, ...]:
     """Softmax(Q·Kᵀ)·V on the local heads and the local part of the sequence.
 
     Under context parallelism each rank's queries meet the keys and values of all ranks, passed around a ring: they
-    are gathered forward, and their gradients are reduced on the way back.
+    are gathered forward, and their gradients are reduced on the way back. Or all-to-alls exchange heads for tokens:
+    queries, keys and values before the core, its result after it (DeepSpeed-Ulysses, arXiv 2309.14509).
     """
     qk, value = head_dims(model)
     heads, groups = model.heads / shard.tp, model.groups / key_split(model, shard)
     b, s, e = shard.micro_batch, model.seq_len, shard.element
     local = s / shard.cp
-    gathered = np.where(np.greater(shard.cp, 1), b * s * groups * (qk + value) * e, 0.0)
+    split = np.greater(shard.cp, 1)
+    around = np.logical_and(split, np.logical_not(shard.exchange_heads))
+    gathered = np.where(around, b * s * groups * (qk + value) * e, 0.0)
+    own = b * local * (heads * (qk + value) + groups * (qk + value)) * e
+    exchanged = np.where(np.logical_and(split, shard.exchange_heads), own, 0.0)
     ring = (
         Collective("forward", "all_gather", gathered, "cp", blocking=False),
         Collective("input_grad", "all_gather", gathered, "cp", blocking=False),
         Collective("input_grad", "reduce_scatter", gathered, "cp", blocking=False),
+        Collective("forward", "all_to_all", exchanged, "cp"),
+        Collective("input_grad", "all_to_all", exchanged, "cp"),
     )
     flash, scores = shard.flash, b * heads * local * s
     flops = np.where(model.causal, 0.5, 1.0) * 2.0 * scores * (qk + value)

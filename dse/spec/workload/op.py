@@ -121,6 +121,7 @@ class Shard:
     flash: Array = True
     capacity_factor: Array = 1.0
     devices: Array = 1
+    exchange_heads: Array = False  # context parallelism by all-to-all
     extra: dict[str, Array] = field(default_factory=dict)
 
 

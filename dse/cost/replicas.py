@@ -1,0 +1,144 @@
+"""Replicas: what data parallelism communicates, and the optimizer step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dse.cost.arrays import Array, select, total
+from dse.cost.compute import GRADIENT_BYTES
+from dse.cost.graph import quantity
+from dse.cost.memory import OPTIMIZER_BYTES, WEIGHT_BYTES
+from dse.cost.network import Links
+
+
+@quantity("s", "gradients and parameters over the replicas; see the docstring", source="ZeRO §7; FSDP; re-derived")
+def dp_comm(
+    stage_parameters: dict[str, dict[str, Array]],
+    links: Links,
+    zero_stage: Array,
+    gradient_precision: Array,
+    precision: Array,
+    micro_batches: Array,
+    overlap_dp: Array,
+    overlap_efficiency: Array,
+    mean_stage_terms: dict[str, Array],
+    stage_layers: Array,
+    trainable_share: Array,
+    shard_group: Array,
+    zero_ranks: dict[str, Array],
+    stack: Any,
+) -> Array:
+    """Exposed communication of data parallelism.
+
+    ========== ==========================================================================================
+    ZeRO stage communication per step
+    ========== ==========================================================================================
+    0          all-reduce of the gradients
+    1          reduce-scatter of the gradients, all-gather of the parameters
+    2          the same, the reduce-scatter for every micro-batch
+    3          all-gather of the parameters in every forward and backward pass, reduce-scatter in every backward
+    ========== ==========================================================================================
+
+    With ``overlap_dp`` a reduction hides behind the backward pass that makes its gradients, and a gather behind the
+    forward (stage 3: also the backward) pass that uses the parameters. Within a shard group the same happens there,
+    and copies of a shard all-reduce their part of the gradients after the last micro-batch. Stage 3 communicates
+    layer by layer. What hides slows the compute it hides behind by ``stack.interference``.
+    """
+    pieces = np.where(np.equal(zero_stage, 3), stage_layers, 1.0)
+    reduce, gather, everything = _replica_times(stage_parameters, links, gradient_precision, precision, pieces)
+    copies: Array = 0.0
+    if np.any(shard_group):
+        inside = _shard_times(stage_parameters, links, gradient_precision, precision, pieces, zero_ranks["dense"])
+        grouped = np.greater(shard_group, 0)
+        reduce, gather = np.where(grouped, inside[0], reduce), np.where(grouped, inside[1], gather)
+        copies = np.where(grouped, inside[2], 0.0) * trainable_share
+    reduce, everything = reduce * trainable_share, everything * trainable_share
+    gather = gather * np.where(np.equal(zero_stage, 3), 1.0, trainable_share)
+    stage = mean_stage_terms
+    forward = stage["forward"] + stage["host_forward"] + stage["tp_comm_forward"]
+    backward = total(stage[k] for k in ("input_grad", "weight_grad", "recompute", "host_backward", "tp_comm_backward"))
+    forward, backward = (np.where(overlap_dp, overlap_efficiency * stack.overlap * t, 0.0) for t in (forward, backward))
+    m = micro_batches
+
+    def exposed(communication: Array, behind: Array) -> Array:
+        hidden = np.minimum(communication, behind)
+        return communication - hidden * (1.0 - stack.interference)
+
+    terms = {
+        0: exposed(everything, backward),
+        1: exposed(reduce, backward) + exposed(gather, forward),
+        2: m * exposed(reduce, backward) + exposed(gather, forward),
+        3: m * (exposed(gather, forward) + exposed(gather + reduce, backward)),
+    }
+    found = select(zero_stage, terms)
+    return found + exposed(copies, backward) if np.any(copies) else found
+
+
+def _replica_times(
+    stage_parameters: dict[str, dict[str, Array]],
+    links: Links,
+    gradient_precision: Array,
+    precision: Array,
+    pieces: Array,
+) -> tuple[Array, Array, Array]:
+    """Reduce-scatter of gradients, all-gather of parameters and all-reduce of gradients of one stage, in pieces."""
+    grad, weight = select(gradient_precision, GRADIENT_BYTES), select(precision, WEIGHT_BYTES)
+    groups = {"dense": "grad", "expert": "expert_grad"}
+    fullest = {kind: np.maximum(stage_parameters["first"][kind], stage_parameters["last"][kind]) for kind in groups}
+
+    def times(kind: str, width: Array) -> Array:
+        sizes = {name: fullest[name] * width / pieces for name in groups}
+        return pieces * total(links.time(kind, group, sizes[name]) for name, group in groups.items())
+
+    return times("reduce_scatter", grad), times("all_gather", weight), times("all_reduce", grad)
+
+
+def _shard_times(
+    stage_parameters: dict[str, dict[str, Array]],
+    links: Links,
+    gradient_precision: Array,
+    precision: Array,
+    pieces: Array,
+    group: Array,
+) -> tuple[Array, Array, Array]:
+    """In a shard group: reduction of gradients, all-gather of parameters; and the all-reduce over its copies."""
+    fullest = np.maximum(*(total(stage_parameters[stage].values()) for stage in ("first", "last"))) / pieces
+    gradients = fullest * select(gradient_precision, GRADIENT_BYTES)
+    reduce = links.time("reduce_scatter", "shard", gradients)
+    gather = links.time("all_gather", "shard", fullest * select(precision, WEIGHT_BYTES))
+    return pieces * reduce, pieces * gather, pieces * links.time("all_reduce", "copies", gradients / group)
+
+
+@quantity(
+    "s", "Ψ/d · (gradients read + 2 · optimizer states + weights written) / BW of their tier", source="re-derived"
+)
+def optimizer_time(
+    stage_parameters: dict[str, dict[str, Array]],
+    zero_ranks: dict[str, Array],
+    zero_stage: Array,
+    precision: Array,
+    gradient_precision: Array,
+    optimizer: Array,
+    memory_bandwidth: Array,
+    stack: Any,
+    offload_optimizer: Array,
+    trainable_share: Array,
+    cluster: Any,
+) -> Array:
+    """The optimizer step: passes over gradients, states and weights, and its host time.
+
+    Offloaded states are updated where they lie, at that tier's bandwidth, once the last gradient is there.
+    """
+    width = select(precision, WEIGHT_BYTES)
+    states = select(optimizer, OPTIMIZER_BYTES) + np.where(np.less(width, 4), 4.0, 0.0)
+    each = select(gradient_precision, GRADIENT_BYTES) + 2.0 * states + width
+    sharded = np.greater_equal(zero_stage, 1)
+    worst: Array = 0.0
+    for parameters in stage_parameters.values():
+        local = total(parameters[kind] / np.where(sharded, zero_ranks[kind], 1.0) for kind in parameters)
+        worst = np.maximum(worst, local)
+    rates = {"local": memory_bandwidth, **{t.name: t.bandwidth / t.shared_by for t in cluster.node.expansion}}
+    worst = worst * trainable_share
+    return stack.optimizer_passes * worst * each / select(offload_optimizer, rates) + stack.step_overhead
