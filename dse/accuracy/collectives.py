@@ -34,6 +34,7 @@ FIXED: Constants = {"nvlink3": INSIDE, "nvlink4": INSIDE, "nvlink5": INSIDE, "pc
                     "xgmi": {}, "infiniband_staged": BETWEEN, "efa": BETWEEN}  # fmt: skip
 ALL = ("overhead", "latency", "efficiency", "ramp", "small_overhead", "small_latency", "small_efficiency", "own_copy",
        "pair_bandwidth")  # fmt: skip
+STARTUP = ("overhead", "latency", "small_overhead", "small_latency", "small_efficiency", "pair_bandwidth")
 FREE = {
     "nvlink3": ALL,
     "nvlink4": (*ALL, "in_network_efficiency"),
@@ -44,17 +45,23 @@ FREE = {
     "infiniband_staged": ("overhead", "efficiency", "ramp", "small_overhead", "small_efficiency"),
     "efa": ("overhead", "efficiency", "ramp"),
 }
-# Start and bounds. A step takes at least as long as in the protocol for small messages, and at most eight times as
-# long (NCCL's own estimates differ by a factor of five or six): ``latency`` is fitted as that ratio.
-START = {"overhead": 2e-5, "latency": 2.0, "efficiency": 0.8, "ramp": 2e-6, "small_overhead": 6e-6,
-         "small_latency": 1e-6, "small_efficiency": 0.3, "own_copy": 0.4, "contention": 1.0,
-         "in_network_efficiency": 0.7, "pair_bandwidth": 6e9}  # fmt: skip
-LOW = {"overhead": 1e-6, "latency": 1.0, "efficiency": 0.05, "ramp": 1e-8, "small_overhead": 1e-6,
-       "small_latency": 1e-7,
-       "small_efficiency": 0.01, "own_copy": 0.05, "contention": 0.01, "in_network_efficiency": 0.3, "pair_bandwidth": 1e9}  # fmt: skip
-HIGH = {"overhead": 1e-3, "latency": 8.0, "efficiency": 0.97, "ramp": 1e-4, "small_overhead": 2e-4,
-        "small_latency": 2e-5,
-        "small_efficiency": 1.0, "own_copy": 1.0, "contention": 3.0, "in_network_efficiency": 1.0, "pair_bandwidth": 1e11}  # fmt: skip
+# Start and bounds of each constant. Start-up and steps take at least as long as in the protocol for small messages (the
+# estimates in NCCL's tuning differ by factors of one to six), so that these are fitted as ratios where there is one.
+RATIOS = {"overhead": "small_overhead", "latency": "small_latency"}
+RANGES = {
+    "overhead": (2e-5, 1e-6, 1e-3),
+    "latency": (2e-6, 1e-7, 5e-5),
+    "efficiency": (0.8, 0.05, 0.97),  # headers of packets take the rest
+    "ramp": (2e-6, 1e-8, 1e-4),
+    "small_overhead": (6e-6, 1e-6, 2e-4),
+    "small_latency": (1e-6, 1e-7, 2e-5),
+    "small_efficiency": (0.3, 0.01, 1.0),
+    "pair_bandwidth": (6e9, 1e9, 1e11),
+    "own_copy": (0.4, 0.05, 1.0),
+    "contention": (1.0, 0.01, 3.0),
+    "in_network_efficiency": (0.7, 0.3, 1.0),
+}
+RATIO = (2.0, 1.0, 8.0)
 # Whose constants a fabric takes without measurements of its own.
 RELATIVES = {"nvlink1": "nvlink2", "nvlink2": "nvlink3", "nvlink3": "nvlink4", "nvlink4": "nvlink5",
              "nvlink5": "nvlink4", "pcie3": "pcie4", "pcie4": "pcie5", "pcie5": "pcie4", "xgmi": "nvlink5",
@@ -105,6 +112,7 @@ def fit_collectives(frame: pd.DataFrame | None = None) -> dict[str, dict[str, An
     Robust least squares of log(predicted / measured), every row alike. Inner fabrics come first and stay as they are
     when the outer ones are fitted. ``infiniband`` is composed: no row measures it with direct memory access, so it
     takes the efficiency from EFA, which NCCL drives alike, and the start-up from InfiniBand staged through the host.
+    ``xgmi`` is measured in large messages only and takes its start-up from NVLink 4.
     """
     cases, _ = cases_of(measured("nccl") if frame is None else frame)
     found: dict[str, dict[str, Any]] = {}
@@ -114,8 +122,9 @@ def fit_collectives(frame: pd.DataFrame | None = None) -> dict[str, dict[str, An
         if mine and inner <= set(found):
             found[fabric] = _fit(fabric, names, mine, found)
     if {"efa", "infiniband_staged"} <= set(found):
-        link, start = found["efa"], found["infiniband_staged"]
-        found["infiniband"] = {**link, "overhead": start["overhead"]}
+        found["infiniband"] = {**found["efa"], "overhead": found["infiniband_staged"]["overhead"]}
+    if {"xgmi", "nvlink4"} <= set(found):
+        found["xgmi"] = {**{name: found["nvlink4"][name] for name in STARTUP}, **found["xgmi"]}
     return found
 
 
@@ -127,20 +136,20 @@ def _fit(fabric: str, names: Sequence[str], cases: Sequence[Case], inner: Consta
         names = [name for name in names if name != "in_network_efficiency"]
     predict, seconds = predictor(cases), np.array([case.seconds for case in cases])
 
+    ratios = {name: other for name, other in RATIOS.items() if {name, other} <= set(names)}
+
     def values(point: np.ndarray) -> dict[str, Any]:
         found = {**FIXED[fabric], **dict(zip(names, np.exp(point).tolist(), strict=True))}
-        if "latency" in names:
-            found["latency"] = found["latency"] * found["small_latency"]
-        return found
+        return {**found, **{name: found[name] * found[other] for name, other in ratios.items()}}
 
     def residuals(point: np.ndarray) -> np.ndarray:
         return np.log(predict({**inner, fabric: values(point)}) / seconds)
 
-    bounds = (np.log([LOW[n] for n in names]), np.log([HIGH[n] for n in names]))
+    start, low, high = np.log([RATIO if name in ratios else RANGES[name] for name in names]).T
     best = None
-    for scale in (1.0, 0.2):  # a short and a long way to full bandwidth
-        start = np.log([START[n] * (scale if n == "ramp" else 1.0) for n in names])
-        found = least_squares(residuals, start, bounds=bounds, loss="soft_l1", f_scale=0.1, max_nfev=200)
+    for ramp in (2e-6, 4e-7, 1e-5):  # a short and a long way to full bandwidth: there are several optima
+        first = np.where(np.array(names) == "ramp", np.log(ramp), start)
+        found = least_squares(residuals, first, bounds=(low, high), loss="soft_l1", f_scale=0.1, max_nfev=200)
         best = found if best is None or found.cost < best.cost else best
     return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in values(best.x).items()}
 

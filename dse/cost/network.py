@@ -15,6 +15,8 @@ from dse.cost.algorithms import AUTOMATIC, PAIRWISE, REGISTRY, WITH_OWN_SHARE, a
 from dse.cost.arrays import Array, select, total, values_of
 from dse.cost.graph import quantity
 
+LEAST = 1e-6  # of a link's bandwidth that contention leaves
+
 
 class Part(NamedTuple):
     """What one dimension does in a collective, per byte of it."""
@@ -118,7 +120,7 @@ class Links:
         """What a device gets of its links: fewer where ranks share a root; a full mesh's only to the group's ranks."""
         rate = dimension.bandwidth
         if self._shared:
-            rate = rate * (2.0 / np.maximum(n, 2.0)) ** dimension.contention
+            rate = rate * np.maximum((2.0 / np.maximum(n, 2.0)) ** dimension.contention, LEAST)
         if self._meshed and dimension.size is not None:
             reached = np.clip((n - 1.0) / np.maximum(dimension.size - 1.0, 1.0), 0.0, 1.0)
             partial = np.logical_and(np.equal(dimension.topology, "fully_connected"), np.greater(n, 1))
