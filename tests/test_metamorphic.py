@@ -131,7 +131,8 @@ def faster(cluster: Cluster, k: float) -> Cluster:
     for part in (device["memory"], *data["node"]["expansion"], *data["network"]["dimensions"]):
         part.update(bandwidth=part["bandwidth"] * k, latency=part["latency"] / k)
     for dimension in data["network"]["dimensions"]:
-        dimension["overhead"] /= k
+        for time in ("overhead", "ramp", "small_overhead", "small_latency"):
+            dimension[time] /= k
     device["efficiency"]["launch"] /= k
     return Cluster.parse(data)
 

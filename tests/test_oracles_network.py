@@ -259,7 +259,7 @@ POWERS = st.sampled_from([1, 2, 4, 8])
 def spans(placement: str, degrees: dict[str, int], ep: int, sizes: list[int]) -> dict[str, list[float]]:
     devices = int(np.prod(list(degrees.values())))
     tp, cp, dp, pp = (degrees[name] for name in ("tp", "cp", "dp", "pp"))
-    found = placement_shares.function(placement, tp, cp, dp, pp, ep, devices, [float(s) for s in sizes])
+    found = placement_shares.function(placement, tp, cp, dp, pp, ep, devices, [float(s) for s in sizes], 0, {})
     return {name: [float(share) for share in shares] for name, shares in found.items()}
 
 
