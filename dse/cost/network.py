@@ -102,9 +102,10 @@ class Links:
                 work = work + np.where(np.greater(n, 1), dimension.own_copy, 0.0) / math.prod(shares)
             efficiency, latency, overhead, slope = _constants(dimension, small=small)
             busy.append(work / (self._bandwidth(dimension, n) * efficiency * dimension.loaded))
-            if small and kind in PAIRWISE and dimension.pair_bandwidth is not None:
+            if small and kind in PAIRWISE and dimension.pair_efficiency is not None:
                 message = part.load if kind == "point_to_point" else np.greater(n, 1) / math.prod(shares)
-                busy[-1] = np.fmax(busy[-1], message / dimension.pair_bandwidth)
+                pair = self._bandwidth(dimension, n) * dimension.pair_efficiency * dimension.loaded
+                busy[-1] = np.fmax(busy[-1], message / pair)
             fixed = fixed + part.steps * latency + np.where(np.greater(part.load, 0), overhead, 0.0)
             if self._ramps:
                 ramp = ramp + 2.0 * np.sqrt(busy[-1] * slope)

@@ -178,7 +178,8 @@ class NetworkDimension(Spec):
             2·sqrt(ramp · transfer time).
         small_efficiency: of the bandwidth in the protocol for small messages, with its own ``small_latency`` and
             ``small_overhead``; the quicker protocol is taken. None: there is only one.
-        pair_bandwidth: of one device to another in that protocol, for point-to-point and all-to-all; None: as the rest.
+        pair_efficiency: of the bandwidth between two devices in that protocol, which gives a pair few channels (in
+            point-to-point and all-to-all); None: as above.
         own_copy: time to copy a device's own share of a buffer, against that of sending it.
         in_network_efficiency: rate of reductions in the switch against ``efficiency``.
         contention: the rate of a device falls as (2 / ranks)^contention where links are shared, as under a PCIe root.
@@ -200,7 +201,7 @@ class NetworkDimension(Spec):
     small_efficiency: PositiveFraction | None = None
     small_latency: Seconds = 0.0
     small_overhead: Seconds = 0.0
-    pair_bandwidth: Bandwidth | None = None
+    pair_efficiency: PositiveFraction | None = None
     own_copy: Multiple = 0.0
     contention: Multiple = 0.0
     in_network_reduction: Switch = False
