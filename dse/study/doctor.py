@@ -31,6 +31,7 @@ OPTIONAL = {
     "jupyterlab": "notebooks: pip install 'dse[notebook]'",
     "ipywidgets": "sliders: pip install 'dse[notebook]'",
     "anywidget": "live figures: pip install 'dse[notebook]'",
+    "torch": "microbenchmarks (dse measure): pip install 'dse[measure]'",
     "pytest": "tests: pip install 'dse[test]'",
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
