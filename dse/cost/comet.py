@@ -215,3 +215,9 @@ def _dlrm_exposed(rows: list[Row]) -> tuple[Array, Array]:
     waiting = np.maximum(issued + embedding.exchange_backward - clock, 0.0) if bottom else embedding.exchange_backward
     clock = clock + waiting + embedding.input_grad
     return forward + waiting, np.maximum(queue - clock, 0.0)
+
+
+@quantity("s", "Σ breakdown")
+def step_time(breakdown: dict[str, Array]) -> Array:
+    """Time of one training step."""
+    return total(breakdown.values())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dse.cost.arrays import Array, select, total
+from dse.cost.arrays import Array, select, total, values_of
 from dse.cost.compute import GRADIENT_BYTES
 from dse.cost.graph import quantity
 from dse.cost.memory import OPTIMIZER_BYTES, WEIGHT_BYTES
@@ -46,34 +46,41 @@ def dp_comm(
     and copies of a shard all-reduce their part of the gradients after the last micro-batch. Stage 3 communicates
     layer by layer. What hides slows the compute it hides behind by ``stack.interference``.
     """
-    pieces = np.where(np.equal(zero_stage, 3), stage_layers, 1.0)
-    reduce, gather, everything = _replica_times(stage_parameters, links, gradient_precision, precision, pieces)
-    copies: Array = 0.0
-    if np.any(shard_group):
-        inside = _shard_times(stage_parameters, links, gradient_precision, precision, pieces, zero_ranks["dense"])
-        grouped = np.greater(shard_group, 0)
-        reduce, gather = np.where(grouped, inside[0], reduce), np.where(grouped, inside[1], gather)
-        copies = np.where(grouped, inside[2], 0.0) * trainable_share
-    reduce, everything = reduce * trainable_share, everything * trainable_share
-    gather = gather * np.where(np.equal(zero_stage, 3), 1.0, trainable_share)
     stage = mean_stage_terms
     forward = stage["forward"] + stage["host_forward"] + stage["tp_comm_forward"]
     backward = total(stage[k] for k in ("input_grad", "weight_grad", "recompute", "host_backward", "tp_comm_backward"))
     forward, backward = (np.where(overlap_dp, overlap_efficiency * stack.overlap * t, 0.0) for t in (forward, backward))
-    m = micro_batches
+    gain = 1.0 - stack.interference
 
     def exposed(communication: Array, behind: Array) -> Array:
-        hidden = np.minimum(communication, behind)
-        return communication - hidden * (1.0 - stack.interference)
+        # communication − gain · min(communication, behind), with the products on the small arrays
+        return np.maximum((1.0 - gain) * communication, communication - gain * behind)
 
-    terms = {
-        0: exposed(everything, backward),
-        1: exposed(reduce, backward) + exposed(gather, forward),
-        2: m * exposed(reduce, backward) + exposed(gather, forward),
-        3: m * (exposed(gather, forward) + exposed(gather + reduce, backward)),
-    }
-    found = select(zero_stage, terms)
-    return found + exposed(copies, backward) if np.any(copies) else found
+    def times(pieces: Array) -> tuple[Array, ...]:
+        found = _replica_times(stage_parameters, links, gradient_precision, precision, pieces)
+        if not np.any(shard_group):
+            return (*found, 0.0)
+        inside = _shard_times(stage_parameters, links, gradient_precision, precision, pieces, zero_ranks["dense"])
+        grouped = np.greater(shard_group, 0)
+        reduce, gather = (np.where(grouped, inside[i], found[i]) for i in (0, 1))
+        return reduce, gather, found[2], np.where(grouped, inside[2], 0.0)
+
+    stages = values_of(zero_stage)
+    whole = times(1.0) if min(stages) < 3 else ()
+    layered = times(stage_layers) if max(stages) == 3 else ()
+
+    def of_stage(zero: int) -> Array:
+        reduce, gather, everything, copies = layered if zero == 3 else whole
+        reduce, everything, copies = (t * trainable_share for t in (reduce, everything, copies))
+        last = exposed(copies, backward) if np.any(copies) else 0.0
+        if zero == 0:
+            return exposed(everything, backward)
+        if zero == 3:
+            return micro_batches * (exposed(gather, forward) + exposed(gather + reduce, backward)) + last
+        each = exposed(reduce, backward) * (micro_batches if zero == 2 else 1.0)
+        return each + exposed(gather * trainable_share, forward) + last
+
+    return select(zero_stage, {zero: of_stage(zero) for zero in stages})
 
 
 def _replica_times(

@@ -224,8 +224,8 @@ def offload(
     return np.where(overlap_offload, np.maximum(offload_transfer - compute, 0.0), offload_transfer)
 
 
-@quantity("s", "terms of one training step")
-def breakdown(
+@quantity("s", "terms of one training step, before waiting for the slowest")
+def busy_terms(
     mean_stage_terms: dict[str, Array],
     micro_batches: Array,
     pp_comm: Array,
@@ -234,11 +234,10 @@ def breakdown(
     dp_comm: Array,
     optimizer_time: Array,
     offload: Array,
-    straggler_share: Array,
 ) -> dict[str, Array]:
-    """Where the time of a step goes; adds up to ``step_time``."""
+    """Where the time of a step goes on the mean device."""
     terms = {name: mean_stage_terms[name] * micro_batches for name in PASS_TERMS}
-    terms = {
+    return {
         **terms,
         "pp_comm": pp_comm,
         "imbalance": imbalance,
@@ -247,8 +246,18 @@ def breakdown(
         "optimizer": optimizer_time,
         "offload": offload,
     }
-    lost = straggler_share * total(terms.values()) if np.any(straggler_share) else 0.0
-    return {**terms, "stragglers": lost}
+
+
+@quantity("s", "Σ busy terms")
+def busy_time(busy_terms: dict[str, Array]) -> Array:
+    """Time of a step if all devices and links were as fast as the mean one."""
+    return total(busy_terms.values())
+
+
+@quantity("s", "busy terms, and straggler share · busy time")
+def breakdown(busy_terms: dict[str, Array], busy_time: Array, straggler_share: Array) -> dict[str, Array]:
+    """Where the time of a step goes; adds up to ``step_time``."""
+    return {**busy_terms, "stragglers": straggler_share * busy_time if np.any(straggler_share) else 0.0}
 
 
 @quantity("1", "Σ_dimensions jitter · log2(size)", source="re-derived; the slowest of many sets the pace")
@@ -258,10 +267,10 @@ def straggler_share(cluster: Any, dimension_sizes: list[Array]) -> Array:
     return total(d.jitter * np.log2(np.maximum(size, 1.0)) for d, size in dimensions)
 
 
-@quantity("s", "Σ breakdown")
-def step_time(breakdown: dict[str, Array]) -> Array:
+@quantity("s", "Σ breakdown = busy time · (1 + straggler share)")
+def step_time(busy_time: Array, straggler_share: Array) -> Array:
     """Time of one training step."""
-    return total(breakdown.values())
+    return busy_time * (1.0 + straggler_share) if np.any(straggler_share) else busy_time
 
 
 @quantity("1/s", "global_batch · tokens per sample / step_time")
