@@ -93,6 +93,19 @@ def test_every_shipped_constant_lies_in_its_physical_range() -> None:
         assert _digest(measured(name)) == digest, name
 
 
+def test_a_stack_of_ones_own_starts_from_the_calibrated_one() -> None:
+    """Only what it states differs from its base."""
+    base = dse.spec.load_stack("megatron")
+    own = dse.spec.load_stack({"base": "megatron", "id": "mine", "hop": "5 us"})
+    assert own.hop == 5e-6 and own.activation_passes == base.activation_passes > 1 and own.launch == base.launch
+
+
+def test_the_stack_says_what_it_overlaps() -> None:
+    """Megatron-class runs hide tensor-parallel collectives where sequence parallelism cuts them; a strategy can say no."""
+    default, off, on = (dse.estimate("llama3-70b", "dgx-h100", {**PLAN, "overlap_tp": o}) for o in (None, False, True))
+    assert float(default["step_time"]) == float(on["step_time"]) < float(off["step_time"])
+
+
 # -- the fit -----------------------------------------------------------------------------------------------------
 
 
@@ -118,8 +131,9 @@ def test_the_fit_finds_the_constants_that_made_the_data() -> None:
 def test_held_out_errors_meet_the_goals() -> None:
     """Publications left out in turn, weighted alike: median of at most 7 %, and the stated coverage."""
     held = calibration.active().errors["held_out"]
-    assert held["median_ape"] <= 0.07
-    assert 0.85 <= held["coverage90"] <= 0.97
+    assert held["source"]["median_ape"] <= 0.07
+    assert 0.85 <= held["source"]["coverage90"] <= 1.0
+    assert held["family"]["median_ape"] <= 0.12
     runs = corpus_runs()
     errors = (runs["without_source"] / runs["measured"] - 1.0).abs()
     assert errors.median() < 0.08 and errors.notna().mean() > 0.99
@@ -185,7 +199,7 @@ def test_conformal_quantiles_cover(publications: int, rows: int, random) -> None
     found = intervals.conformal(scores, sources)
     assert found == sorted(found)
     for level, value in zip(intervals.LEVELS, found, strict=True):
-        assert np.mean(scores <= value) >= min(level, 1.0) - 1e-9 or value == scores.max()
+        assert np.mean(scores <= value) >= level - 1e-9 or value == scores.max()
 
 
 def test_deviations_are_found_again() -> None:
@@ -210,9 +224,14 @@ def test_deviations_are_found_again() -> None:
 def test_comparisons_are_antisymmetric_and_cancel_shared_errors(design: dse.Result) -> None:
     """P(a < b) + P(b < a) = 1; alike designs are a coin's toss; sharing hardware makes a comparison surer."""
     other = dse.estimate("llama3-70b", "dgx-h100", {**PLAN, "tp": 8, "pp": 2})
+    with pytest.raises(SpecError, match="one model"):
+        dse.compare(design, dse.estimate("llama3-8b", "dgx-h100", PLAN))
     ab, ba = dse.compare(design, other), dse.compare(other, design)
     assert ab.faster + ba.faster == pytest.approx(1.0) and ab.ratio == pytest.approx(1 / ba.ratio)
-    assert dse.compare(design, design).faster == pytest.approx(0.5)
+    same = dse.compare(design, design)
+    assert same.faster == 0.5 and same.low == pytest.approx(1.0) == same.high
+    broken = dse.compare(design, dse.estimate("llama3-70b", "dgx-h100", {**PLAN, "tp": 3}))
+    assert any("b is infeasible" in note for note in broken.notes)
     assert ab.shared and set(ab.changed) == {"strategy.tp", "strategy.pp"}
     elsewhere = dse.compare(design, dse.estimate("llama3-70b", "dgx-a100", PLAN))
     assert not elsewhere.shared and elsewhere.high / elsewhere.low > ab.high / ab.low

@@ -37,6 +37,8 @@ TABLES = ("gemm", "nccl", "training")
 # Where measurements are missing, the nearest relative: by generation, fabric and stack.
 RELATIVES = {
     "volta": "ampere",
+    **dict.fromkeys(("tpu_v3", "tpu_v4", "tpu_v5", "tpu_v6", "tpu_v7"), "hopper"),
+    **dict.fromkeys(("gaudi2", "gaudi3", "trainium1", "trainium2", "trainium3"), "hopper"),
     "ada": "ampere",
     "blackwell_ultra": "blackwell",
     "cdna2": "ampere",
@@ -44,6 +46,9 @@ RELATIVES = {
     "cdna4": "hopper",
     **FABRIC_RELATIVES,
 }
+# Sources that are versions of one publication, by the beginning of their key: their errors are not independent.
+FAMILIES = ("megatron-bridge", "dgxc", "bigscience", "bloom")
+ALIKE = {"bloom": "bigscience"}
 REPRESENTATIVE = {"ampere": "A100-80GB", "hopper": "H100-80GB", "blackwell": "B200", "blackwell_ultra": "B200"}
 TIMES = ("launch", "overhead", "latency", "hop", "stall", "step_overhead", "small_overhead", "small_latency", "ramp")
 Progress = Callable[[str], None]
@@ -51,9 +56,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Fold:
-    """What is left out of a fit: the runs of a publication, a generation or a stack."""
+    """What is left out of a fit: a table of a publication, all tables of a publisher, a generation or a stack."""
 
-    kind: str  # "source", "generation", "stack"
+    kind: str  # "source", "family", "generation", "stack"
     name: str
 
 
@@ -205,7 +210,8 @@ def leave_out(
 ) -> dict[Fold, np.ndarray]:
     """Predicted seconds of the runs that each fold leaves out (NaN elsewhere)."""
     weights = training_weights(problem, table)
-    kinds = {"source": np.array(table["source_key"].tolist()), **_kinds(problem)}
+    sources = np.array(table["source_key"].tolist())
+    kinds = {"source": sources, "family": families(sources), **_kinds(problem)}
     folds = [Fold(kind, str(name)) for kind, column in kinds.items() for name in np.unique(column)]
     order = np.random.default_rng(seed).permutation(len(folds))
     _shared.update(problem=problem, seconds=seconds, weights=weights, start=dict(start), kinds=kinds)
@@ -222,6 +228,12 @@ def leave_out(
         found[fold] = predicted
         progress(f"without {fold.kind} {fold.name} ({len(found)} of {len(jobs)})")
     return found
+
+
+def families(sources: np.ndarray) -> np.ndarray:
+    """The publisher of each source."""
+    found = [next((f for f in FAMILIES if str(s).startswith(f)), str(s)) for s in sources]
+    return np.array([ALIKE.get(name, name) for name in found])
 
 
 def _kinds(problem: Problem) -> dict[str, np.ndarray]:
@@ -268,7 +280,7 @@ def run_table(frame: pd.DataFrame, held_out: Mapping[Fold, np.ndarray]) -> pd.Da
     table["source"] = rows["source_key"].astype(str).to_numpy()
     table["model"] = rows["model"].astype(str).to_numpy()
     table["measured"] = rows["iter_time_s"].to_numpy(float)
-    for kind in ("source", "generation", "stack"):
+    for kind in ("source", "family", "generation", "stack"):
         merged = np.full(len(ids), np.nan)
         for fold, predicted in held_out.items():
             if fold.kind == kind:
@@ -279,32 +291,52 @@ def run_table(frame: pd.DataFrame, held_out: Mapping[Fold, np.ndarray]) -> pd.Da
 
 
 def error_model(runs: pd.DataFrame) -> dict[str, Any]:
-    """Standard deviations and conformal quantiles from what was left out (see ``dse.accuracy.intervals``)."""
-    known = runs[np.isfinite(runs["measured"]) & np.isfinite(runs["without_source"])]
-    columns = [c for c in known.columns if c.startswith("share.")]
-    sources = np.array(known["source"].tolist())
-    errors = np.log(known["measured"] / known["without_source"]).to_numpy(float)
-    sigma = fit_deviations(errors, known[columns].to_numpy(float), sources)
-    scale = deviation(known, sigma)
-    scores = np.abs(errors) / np.asarray(scale, float)
-    groups = {"all": conformal(scores, sources)}
-    large = known["devices"].to_numpy(float) > 8
-    for name, mask in (("node", ~large), ("cluster", large)):
-        groups[name] = conformal(scores[mask], sources[mask])
+    """Standard deviations and conformal quantiles from publishers left out (see ``dse.accuracy.intervals``)."""
+    known = runs[np.isfinite(runs["measured"]) & np.isfinite(runs["without_family"])]
+    groups = families(np.array(known["source"].tolist()))
+    errors = np.log(known["measured"] / known["without_family"]).to_numpy(float)
+    sigma, scores = _scores(known, errors, groups)
+    widths = conformal(scores, groups)
     wider = {}
     for kind in ("generation", "stack"):
-        e = np.abs(np.log(known["measured"] / known[f"without_{kind}"]).to_numpy(float)) / np.asarray(scale, float)
+        e = np.abs(np.log(known["measured"] / known[f"without_{kind}"]).to_numpy(float)) * scores / np.abs(errors)
         usable = np.isfinite(e)
         new = conformal(e[usable], np.array(known[kind].tolist())[usable])
-        wider[kind] = max(1.0, new[LEVELS.index(0.9)] / groups["all"][LEVELS.index(0.9)])
-    held_out = {**error_statistics(np.expm1(-errors), alike(sources)), "coverage90": nested_coverage(scores, sources)}
+        # A relative's constants are a guess: at least a quarter wider.
+        wider[kind] = max(1.25, new[LEVELS.index(0.8)] / widths[LEVELS.index(0.8)])
     return {
-        "held_out": _rounded(held_out),
+        "held_out": {kind: _rounded(_held_out(runs, kind)) for kind in ("source", "family", "generation", "stack")},
         "sigma": _rounded(sigma),
-        "quantiles": {name: [float(f"{v:.4g}") for v in values] for name, values in groups.items()},
+        "quantiles": {"all": [float(f"{v:.4g}") for v in widths]},
         "wider": _rounded(wider),
         "ranges": _ranges(known),
     }
+
+
+def _scores(known: pd.DataFrame, errors: np.ndarray, groups: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """The deviations fitted to residuals, and |e|/σ."""
+    shares = [c for c in known.columns if c.startswith("share.")]
+    sigma = fit_deviations(errors, known[shares].to_numpy(float), groups)
+    return sigma, np.abs(errors) / np.asarray(deviation(known, sigma), float)
+
+
+def _held_out(runs: pd.DataFrame, kind: str) -> dict[str, float]:
+    """Errors and coverage of 90 % intervals for what was left out, sources (or publishers) weighted alike.
+
+    The intervals of each come from the others alone: deviations and quantiles are fitted without it.
+    """
+    known = runs[np.isfinite(runs["measured"]) & np.isfinite(runs[f"without_{kind}"])]
+    sources = np.array(known["source"].tolist())
+    groups = families(sources) if kind == "family" else sources
+    errors = np.log(known["measured"] / known[f"without_{kind}"]).to_numpy(float)
+    shares = known[[c for c in known.columns if c.startswith("share.")]].to_numpy(float)
+    inside = []
+    for name in np.unique(groups):
+        mine = groups == name
+        sigma = fit_deviations(errors[~mine], shares[~mine], groups[~mine])
+        scores = np.abs(errors) / np.asarray(deviation(known, sigma), float)
+        inside.append(float(np.mean(scores[mine] <= conformal(scores[~mine], groups[~mine], [0.9])[0])))
+    return {**error_statistics(np.expm1(-errors), alike(groups)), "coverage90": float(np.mean(inside))}
 
 
 def alike(sources: np.ndarray) -> np.ndarray:
@@ -313,28 +345,21 @@ def alike(sources: np.ndarray) -> np.ndarray:
     return 1.0 / counts[inverse]
 
 
-def nested_coverage(scores: np.ndarray, sources: np.ndarray, level: float = 0.9) -> float:
-    """Coverage of a publication's runs by intervals whose width comes from the other publications alone."""
-    inside = []
-    for name in np.unique(sources):
-        mine = sources == name
-        width = conformal(scores[~mine], sources[~mine], [level])[0]
-        inside.append(float(np.mean(scores[mine] <= width)))
-    return float(np.mean(inside))
-
-
 def held_out_statistics(runs: pd.DataFrame) -> dict[str, Any]:
     """Errors by publication left out, and with publications weighted alike for each kind of leaving out."""
     parts: dict[str, Any] = {}
-    for kind in ("source", "generation", "stack"):
+    for kind in ("source", "family", "generation", "stack"):
         known = runs[np.isfinite(runs[f"without_{kind}"]) & np.isfinite(runs["measured"])]
         errors = known[f"without_{kind}"] / known["measured"] - 1.0
         if kind == "source":
             for name, part in errors.groupby(known["source"]):
                 parts[f"without {name}"] = {"n": len(part), **error_statistics(part)}
-        weights = alike(np.array(known["source"].tolist()))
-        name = {"source": "publication"}.get(kind, kind)
-        parts[f"without its {name}, publications alike"] = {"n": len(known), **error_statistics(errors, weights)}
+        sources = np.array(known["source"].tolist())
+        weights = alike(families(sources) if kind == "family" else sources)
+        name = {"source": "table, tables alike", "family": "publisher, publishers alike"}.get(
+            kind, f"{kind}, tables alike"
+        )
+        parts[f"without its {name}"] = {"n": len(known), **error_statistics(errors, weights)}
     return {"parts": parts}
 
 

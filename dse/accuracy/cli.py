@@ -78,6 +78,8 @@ def calibrate(
     from dse.accuracy.calibrate import calibrate as fit
     from dse.accuracy.calibrate import held_out_statistics, write
 
+    if out.is_dir() or out.suffix not in (".yaml", ".yml") or not out.parent.is_dir():
+        raise SpecError([Fault("out", str(out)[-60:], "must be a .yaml file in a folder that exists")])
     console = Console(stderr=True)
     with Status("calibrating", console=console) as status:
         data, runs = fit(seed=seed, workers=workers, progress=lambda line: status.update(line))
@@ -100,7 +102,6 @@ def compare(
     a: Annotated[str, typer.Option("--a", help='Strategy of a: "tp=8,pp=8,...,global_batch=1536".')],
     b: Annotated[str, typer.Option("--b", help="Strategy of b.")],
     cluster_b: Annotated[str | None, typer.Option(help="Cluster of b, where it is another.")] = None,
-    model_b: Annotated[str | None, typer.Option(help="Model of b, where it is another.")] = None,
     devices: Annotated[int | None, typer.Option(help="Number of accelerators of both.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -108,12 +109,13 @@ def compare(
     import dse
 
     first = dse.estimate(model, cluster, a, devices=devices)
-    second = dse.estimate(model_b or model, cluster_b or cluster, b, devices=devices)
+    second = dse.estimate(model, cluster_b or cluster, b, devices=devices)
     found = dse.compare(first, second)
     if as_json:
         terms = {str(name): list(row) for name, row in zip(found.terms.index, found.terms.to_numpy(), strict=True)}
         shown = {"p_a_faster": found.faster, "ratio": found.ratio, "ratio_90": [found.low, found.high],
-                 "shared": found.shared, "changed": found.changed, "terms_s": terms}  # fmt: skip
+                 "shared": found.shared, "notes": list(found.notes),
+                 "changed": found.changed, "terms_s": terms}  # fmt: skip
         typer.echo(json.dumps(_plain(shown), indent=2, default=str))
         return
     typer.echo(str(found))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.accuracy.corpus import measured, read_table
+from dse.accuracy.corpus import measured, numeric, read_table
 from dse.accuracy.fabrics import MESH, Case, cases_of
 from dse.accuracy.report import GroupedReport, error_statistics
 from dse.cost.network import Links
@@ -190,7 +190,8 @@ def validate_collectives(path: Path | str | None = None, constants: Constants | 
         SpecError: the table cannot be read or lacks columns.
     """
     frame = measured("nccl") if path is None else read_table(path)
-    cases, refused = cases_of(frame)
+    frame = numeric(frame, ("time_us", "size_bytes", "n_gpus", "n_nodes", "gpus_per_node", "busbw_gbs"))
+    cases, refused = cases_of(frame.assign(id=frame["id"].astype(str)))
     return _report(cases, refused, _in_use(cases) if constants is None else constants)
 
 
@@ -250,6 +251,8 @@ def _scale(case: Case) -> str:
 
 def _reasons(rows: pd.DataFrame, notes: Sequence[str]) -> list[str]:
     """What may explain an error: the row against other rows of the same configuration, an assumption, or its size."""
+    if not len(rows):
+        return []
     alike = rows.groupby(["gpu", "fabric", "collective", "scale", np.round(np.log2(rows["bytes"]))])["measured [s]"]
     usual, number = alike.transform("median").to_numpy(), alike.transform("size").to_numpy()
     ratio = rows["measured [s]"].to_numpy() / usual

@@ -48,6 +48,14 @@ def read_table(path: Path | str) -> pd.DataFrame:
     return frame
 
 
+def numeric(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """The table with these columns as numbers; what is none becomes blank."""
+    import pandas as pd
+
+    present = [name for name in columns if name in frame.columns]
+    return frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in present})
+
+
 def measured(name: str) -> pd.DataFrame:
     """A shipped table: ``training``, ``training_oom``, ``training_supplement``, ``gemm`` or ``nccl``."""
     return read_table(asset_root("data") / "measured" / f"{name}.parquet")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.accuracy.corpus import measured, read_table
+from dse.accuracy.corpus import measured, numeric, read_table
 from dse.accuracy.report import GroupedReport
 from dse.cost.compute import gemm_traffic, tile_efficiency
 from dse.errors import Fault, SpecError
@@ -111,6 +111,7 @@ def validate_gemm(path: Path | str | None = None) -> GemmReport:
     import pandas as pd
 
     frame = measured("gemm") if path is None else read_table(path)
+    frame = numeric(frame, ("m", "n", "k", "time_us"))
     lacking = [name for name in NEEDED if name not in frame.columns]
     if lacking:
         raise SpecError([Fault("file", "", f"lacks the columns {', '.join(lacking)}", str(path))])

@@ -54,6 +54,16 @@ class MemoryReport:
         """The same figures by another column: ``accelerator``, ``stack`` or ``scale``."""
         return {str(name): {"n": len(part), **figures(part)} for name, part in self.rows.groupby(column)}
 
+    def table(self) -> pd.DataFrame:
+        """Every row given: its predicted peak memory and whether it fits, or why there is no prediction."""
+        import pandas as pd
+
+        names = {"id": "id", "predicted [GiB]": "predicted_peak_memory_gib", "fits": "feasible",
+                 "probability": "probability_fits", "largest part": "reason"}  # fmt: skip
+        rest = [{"id": key, "reason": f"refused: {why}"} for key, why in self.refused.items()]
+        table = self.rows[list(names)].rename(columns=names)
+        return pd.concat([table, pd.DataFrame(rest)], ignore_index=True) if rest else table
+
     def worst(self, n: int = 10) -> pd.DataFrame:
         """The rows whose peak memory is predicted worst, with the part of the footprint that dominates."""
         order = self.rows["error"].abs().sort_values(ascending=False).dropna().index[:n]
@@ -96,7 +106,7 @@ def confusion(rows: pd.DataFrame) -> dict[str, int]:
 def figures(rows: pd.DataFrame) -> dict[str, Any]:
     """Errors of the peak memory, and the mean of the shares of running and of failing runs that are told right."""
     errors = rows["error"].dropna().to_numpy()
-    size = np.abs(errors) if len(errors) else np.zeros(1)
+    size = np.abs(errors) if len(errors) else np.full(1, np.nan)
     c = confusion(rows)
     ran, failed = c["ran_fits"] + c["ran_overflows"], c["oom_fits"] + c["oom_overflows"]
     balanced = (c["ran_fits"] / ran + c["oom_overflows"] / failed) / 2 if ran and failed else None
@@ -129,6 +139,7 @@ def validate_memory(
         SpecError: a table cannot be read or lacks columns.
     """
     frame = read_runs(path)
+    frame = frame.assign(id=frame["id"].astype(str)).drop_duplicates("id").reset_index(drop=True)
     if vocab is not None:
         step = 128.0 * frame["tp"].fillna(1)
         frame["vocab"] = frame["vocab"].fillna(np.ceil(vocab / step) * step)
@@ -164,7 +175,7 @@ def predict(specs: dict[str, Any]) -> dict[str, np.ndarray]:
     """Bytes of each run by part of the footprint, and their sum as ``total``."""
     evaluation = price(specs, devices_given=True)
     parts = {**evaluation["memory_breakdown"], "total": evaluation["memory_bytes"]}
-    return dict(zip(parts, np.broadcast_arrays(*parts.values()), strict=True))
+    return dict(zip(parts, np.broadcast_arrays(*map(np.atleast_1d, parts.values())), strict=True))
 
 
 def report(

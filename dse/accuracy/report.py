@@ -25,7 +25,7 @@ def error_statistics(errors: Iterable[float], weights: np.ndarray | None = None)
     values = np.asarray(list(errors), dtype=float)
     kept = np.isfinite(values)
     if not kept.any():
-        return dict.fromkeys(STATISTICS, 0.0)
+        return dict.fromkeys(STATISTICS, float("nan"))
     w = np.ones(int(kept.sum())) if weights is None else np.asarray(weights, float)[kept]
     size = np.abs(values[kept])
     return {
@@ -62,6 +62,9 @@ def error_lines(title: str, table: Mapping[str, Mapping[str, Any]], width: int =
     head = "".join(f"{name:>9}" for name in ("median", "mean", "P90", "bias")) + (f"{'in 90 %':>9}" if covered else "")
     lines = [f"{title:<{width}}{'rows':>6}{head}"]
     for name, e in table.items():
+        if e["median_ape"] != e["median_ape"]:
+            lines.append(f"{name:<{width}}{e['n']:>6}{'-':>9}")
+            continue
         numbers = "".join(f"{e[key]:>9.1%}" for key in ("median_ape", "mean_ape", "p90_ape"))
         share = e.get("coverage90", float("nan"))
         inside = f"{share:>9.1%}" if share == share else ""

@@ -166,6 +166,10 @@ def _refuse(row: Row) -> None:
         raise SpecError(f"precision {row.text('precision')!r} is not modelled")
     if row.text("sharding") not in (*SHARDING, ""):
         raise SpecError(f"sharding {row.text('sharding')!r} is not modelled")
+    degrees = [row.number(name, 1) or 1.0 for name in ("tp", "pp", "cp")]
+    ranks, devices = degrees[0] * degrees[1] * degrees[2] * _replicas(row), row.number("n_gpus") or 1.0
+    if abs(ranks - devices) > 1e-6 * devices:
+        raise SpecError(f"tp·pp·cp·dp = {ranks:g} is not the {devices:g} devices")
     if row.says("CPU offload of activations/optimizer", "Offload (CPU)"):
         raise SpecError("offload whose placement is not given")
 
@@ -239,7 +243,7 @@ def _model(row: Row) -> Transformer:
 
 def _usual_heads(row: Row) -> float:
     """Heads of about 128 elements that the tensor-parallel ranks can share."""
-    hidden, tp = int(row.number("hidden") or 1), int(row.number("tp") or 1)
+    hidden, tp = int(min(row.number("hidden") or 1, 1e6)), int(row.number("tp") or 1)
     legal = [heads for heads in range(tp, hidden // 32 + 1, tp) if hidden % heads == 0]
     if not legal:
         raise SpecError("blank: heads")
@@ -300,7 +304,7 @@ def _strategy(row: Row, chosen: dict[str, Any]) -> Strategy:
         "gradient_precision": _gradients(row),
         "attention": kernel or default,
         "fused_norm": kernel is None or row.says("RMS kernel"),
-        "cuda_graphs": row.says("cuda_graph="),
+        "cuda_graphs": row.says("cuda_graph=full_iteration", "cuda_graph=transformer_engine:['attn'"),
         "overlap_tp": modern and parallel,
         "overlap_pp": modern and row.number("vpp", 1) > 1,
         "overlap_ep": row.says("EP a2a overlap"),

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = Any
-LEVELS = (0.5, 0.98)
+LEVELS = (0.5, 0.95)
 BEYOND = 1.5  # a size beyond the measured ones by more than this factor is an extrapolation
 UNCALIBRATED = {"run": 0.15, "site": 0.1, "compute": 0.1, "host": 0.5, "inner": 0.4, "pipeline": 0.4, "replicas": 0.4}
-NORMAL = {"all": [0.674, 0.842, 1.036, 1.282, 1.44, 1.645, 1.96, 2.326]}
+NORMAL = {"all": [0.674, 0.842, 1.036, 1.282, 1.44, 1.645, 1.96]}
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,20 @@ def checked_level(level: float) -> float:
     """The level itself.
 
     Raises:
-        SpecError: outside 0.5 to 0.98, beyond which the corpus is too small.
+        SpecError: outside 0.5 to 0.95, beyond which the corpus is too small.
     """
     if not isinstance(level, int | float) or not LEVELS[0] <= level <= LEVELS[1]:
         raise SpecError([Fault("level", repr(level)[:40], f"must lie between {LEVELS[0]} and {LEVELS[1]}")])
     return float(level)
 
 
-def widths(shares: Mapping[str, Array], classes: Mapping[str, Any], level: float, *, devices: Array = 8) -> Array:
+def widths(shares: Mapping[str, Array], classes: Mapping[str, Any], level: float) -> Array:
     """Half-width of the interval of the logarithm of the time.
 
     Args:
         shares: of the step time by kind (see ``dse.accuracy.features``).
         classes: ``generation`` and ``stack`` of the design; arrays broadcast.
         level: coverage.
-        devices: one node and clusters have quantiles of their own.
     """
     errors = calibration.active().errors
     sigma, table = errors.get("sigma", UNCALIBRATED), errors.get("quantiles", NORMAL)
@@ -73,7 +72,7 @@ def widths(shares: Mapping[str, Array], classes: Mapping[str, Any], level: float
     for name in ("generation", "stack"):
         wider = errors.get("wider", {}).get(name, 1.5)
         scale = scale * np.where(np.isin(classes[name], known.get(name, [])), 1.0, wider)
-    return scale * np.where(np.greater(devices, 8), quantile(table, level, "cluster"), quantile(table, level, "node"))
+    return scale * quantile(table, level)
 
 
 def beyond(design: Mapping[str, Any]) -> tuple[str, ...]:
@@ -152,7 +151,7 @@ Side = tuple[Array, Mapping[str, Array], Mapping[str, Any]]  # time, shares, cla
 def ratio_deviation(a: Side, b: Side) -> tuple[Array, bool]:
     """σ of the logarithm of the ratio of two times, and whether errors of hardware and software are shared."""
     sigma = calibration.active().errors.get("sigma", UNCALIBRATED)
-    related = all(a[2][name] == b[2][name] for name in ("generation", "stack"))
+    related = a[2]["generation"] != "" and all(a[2][name] == b[2][name] for name in ("generation", "stack"))
     return difference(a[1], b[1], sigma, related=related), related
 
 

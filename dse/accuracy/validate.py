@@ -15,6 +15,7 @@ from dse.accuracy.predict import predictions
 from dse.accuracy.ranking import QUESTION, rankings
 from dse.accuracy.report import by_group, error_lines, error_statistics, refusal_lines
 from dse.accuracy.uncertainty import widths
+from dse.errors import Fault, SpecError
 from dse.spec import calibration
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Report:
     refused: dict[str, str]
     given: int
     given_specified: int
+    in_sample: bool = False  # the constants in use were fitted to these rows
 
     @property
     def counted(self) -> pd.DataFrame:
@@ -49,6 +51,7 @@ class Report:
         rows, everything = self.counted, self.rows[self.rows["measured"].notna()]
         found = {
             "calibration": calibration.active().id,
+            "in_sample": self.in_sample,
             "n": self.given,
             "n_predicted": len(self.rows),
             "n_specified": self.given_specified,
@@ -85,7 +88,8 @@ class Report:
         lines = [
             f"{s['n_predicted']} of {s['n']} rows predicted ({s['n_specified_predicted']} of {s['n_specified']} fully "
             f"specified), calibration {s['calibration']}",
-            f"error of the step time over {s['n_measured']} measured, fully specified rows, each configuration once",
+            f"error of the step time over {s['n_measured']} measured, fully specified rows, each configuration once"
+            + (", which the constants were fitted to" if s["in_sample"] else ""),
             "",
         ]
         parts: dict[str, dict[str, Any]] = {}
@@ -136,15 +140,26 @@ def validate_training(path: Path | str | None = None) -> Report:
         SpecError: the table cannot be read or has no ``id``.
     """
     frame = measured("training") if path is None else read_table(path)
+    given = len(frame)
+    if not {"gpu", "n_gpus", "layers", "hidden"} <= set(frame.columns):
+        lacking = sorted({"gpu", "n_gpus", "layers", "hidden"} - set(frame.columns))
+        raise SpecError([Fault("file", "", f"is not a table of runs: it lacks {', '.join(lacking)}", str(path))])
     if "status" in frame.columns:
-        frame = frame[frame["status"].fillna("ok").isin(["ok", ""])]
-    frame = frame.drop_duplicates("id").reset_index(drop=True)
+        status = frame["status"].fillna("ok").astype(str).str.strip().str.lower()
+        frame = frame[status.isin(["ok", "", "1", "true"])]
+        if given and not len(frame):
+            raise SpecError([Fault("file", "", "has no row whose status is ok", str(path))])
+    frame = frame.assign(id=frame["id"].astype(str))
+    twice = frame["id"].duplicated()
+    if twice.any():
+        raise SpecError([Fault("id", frame["id"][twice].iloc[0][:40], "is given twice", str(path))])
+    frame = frame.reset_index(drop=True)
     found, refused = predictions(frame)
     specified = _flag(frame, "fully_specified", default=True)
     rows = _compared(found, frame)
     rows["specified"] = rows["id"].map(dict(zip(frame["id"].astype(str), specified, strict=True))).astype(bool)
     rows["counts"] = rows["specified"] & rows["once"] & (rows["measured"] > 0)
-    return Report(rows, refused, len(frame), int(specified.sum()))
+    return Report(rows, refused, len(frame), int(specified.sum()), in_sample=path is None)
 
 
 def _flag(frame: pd.DataFrame, name: str, *, default: bool) -> np.ndarray:
@@ -160,10 +175,7 @@ def _compared(found: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     given = frame.assign(id=frame["id"].astype(str)).set_index("id")
     given = given.loc[list(found["id"].astype(str))] if len(found) else given.iloc[:0]
     time = found["time"].to_numpy(float)
-    if not len(found):
-        half = np.zeros(0)
-    else:
-        half = np.asarray(widths(found, found, LEVEL, devices=found["devices"].to_numpy(float)), float)
+    half = np.asarray(widths(found, found, LEVEL), float) if len(found) else np.zeros(0)
     table = {
         "id": found["id"].to_numpy(),
         "source": given["source_key"].astype(str).to_numpy() if "source_key" in given else np.full(len(found), "file"),

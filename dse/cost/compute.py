@@ -235,7 +235,7 @@ def operator_times(
                     passes = stream_passes.get(op.name.rpartition("_")[2], 1.0)
                     busy = np.maximum(passes * work.bytes / memory_bandwidth, work.flops / vector_peak)
                 else:
-                    traffic = work_traffic(work, buffer, 1.0 if op.wide else operand)
+                    traffic = work_traffic(work, buffer, 1.0 if op.wide or op.kind == "batched_gemm" else operand)
                     hook = operator_efficiency
                     rate = matrix_peak * (hook(op, work, phase) if callable(hook) else hook)
                     busy = np.maximum(work.flops / rate, traffic / memory_bandwidth)
@@ -270,6 +270,12 @@ def stream_passes(stack: Any, attention: Array, fused_norm: Array) -> dict[str, 
 def host_floor(stack: Any, cuda_graphs: Array) -> Array:
     """Least time of one layer's forward pass: what the host takes to launch its kernels (backward: twice that)."""
     return np.where(cuda_graphs, 0.0, stack.kernels_per_layer * stack.launch)
+
+
+@quantity("s", "stall, none where the host launches whole graphs")
+def host_stall(stack: Any, cuda_graphs: Array) -> Array:
+    """Idle time of one pass of a layer while the host synchronizes."""
+    return np.where(cuda_graphs, 0.0, stack.stall) if np.any(cuda_graphs) else stack.stall
 
 
 def work_traffic(work: Work, buffer: Array, operand: Array = 1.0) -> Array:
@@ -311,11 +317,13 @@ def model_flops(model: Any, global_batch: Array, lora_rank: Array) -> Array:
 
 
 @quantity("FLOP", "model FLOP + recomputed forward FLOP")
-def hardware_flops(model: Any, model_flops: Array, recompute: Array, blocks: tuple[Block, ...]) -> Array:
+def hardware_flops(
+    model: Any, model_flops: Array, recompute: Array, blocks: tuple[Block, ...], lora_rank: Array
+) -> Array:
     """Matrix FLOP executed in a step with recomputation of the layers, not of the logits (the numerator of HFU)."""
     core = total(b.count * o.forward.flops for b in blocks for o in b.ops if o.core and o.kind != "element_wise")
     work = [(b, b.count * o.forward.flops) for b in blocks for o in b.ops if o.kind != "element_wise"]
     forward = np.maximum(total(flops for _, flops in work), 1.0)
     body = total(flops for b, flops in work if b.place == "body")
     again = select(recompute, {"none": 0.0, "selective": core / forward, "full": body / forward})
-    return model_flops * (1.0 + again / 3.0)
+    return model_flops * (1.0 + again / np.where(np.greater(lora_rank, 0), 2.0, 3.0))

@@ -66,6 +66,20 @@ def communication(
     return total(found)
 
 
+@quantity("", "the strategy's choice, or the stack's where sequence parallelism cuts the exchange into pieces")
+def overlap_tp(strategy: Any, stack: Any, sequence_parallel: Array) -> Array:
+    """Whether collectives of tensor parallelism hide behind products."""
+    return np.logical_and(stack.hides_tp, sequence_parallel) if strategy.overlap_tp is None else strategy.overlap_tp
+
+
+@quantity("", "the strategy's choice, or the stack's for interleaved stages")
+def overlap_pp(strategy: Any, stack: Any, virtual_stages: Array) -> Array:
+    """Whether transfers between stages hide behind the other micro-batches."""
+    if strategy.overlap_pp is not None:
+        return strategy.overlap_pp
+    return np.logical_and(stack.hides_pp, np.greater(virtual_stages, 1))
+
+
 @quantity("s", "per layer: phases of compute, exposed collectives of tp, cp and ep")
 def layer_terms(
     blocks: tuple[Block, ...],
@@ -76,6 +90,7 @@ def layer_terms(
     overlap_ep: Array,
     overlap_efficiency: Array,
     host_floor: Array,
+    host_stall: Array,
     stack: Any,
 ) -> dict[str, dict[str, Array]]:
     """Time of one instance of each block by term.
@@ -95,11 +110,12 @@ def layer_terms(
         again = select(
             recompute, {"none": 0.0, "selective": core["forward"], "full": forward if block.place == "body" else 0.0}
         )
-        floor, stall = (host_floor, stack.stall) if block.place == "body" else (0.0, 0.0)
+        floor, stall = (host_floor, host_stall) if block.place == "body" else (0.0, 0.0)
         runs = select(recompute, {"none": 1.0, "selective": 1.0, "full": 2.0 if block.place == "body" else 1.0})
         tp = [communication(block, comm, "tp", p) for p in ("forward", "input_grad")]
         work = [overlap_efficiency * t for t in (forward, total(backward))]
-        tp = [t - np.where(overlap_tp, np.minimum(w, stack.overlap_tp * t), 0.0) for t, w in zip(tp, work, strict=True)]
+        hidden = [np.where(overlap_tp, np.minimum(w, stack.overlap_tp * t), 0.0) for t, w in zip(tp, work, strict=True)]
+        tp = [t - h for t, h in zip(tp, hidden, strict=True)]
         cp = [
             np.maximum(communication(block, comm, "cp", p, blocking=False) - core[p], 0.0)
             + communication(block, comm, "cp", p, blocking=True)
@@ -109,7 +125,8 @@ def layer_terms(
             communication(block, comm, "ep", p) + communication(block, comm, "all", p)
             for p in ("forward", "input_grad")
         ]
-        ep = [np.maximum(t - np.where(overlap_ep, stack.overlap * w, 0.0), 0.0) for t, w in zip(ep, work, strict=True)]
+        left = [stack.overlap * np.maximum(w - h, 0.0) for w, h in zip(work, hidden, strict=True)]
+        ep = [np.maximum(t - np.where(overlap_ep, w, 0.0), 0.0) for t, w in zip(ep, left, strict=True)]
         result[block.name] = {
             "forward": forward,
             "recompute": again,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.accuracy import features
-from dse.accuracy.intervals import conformal_memory
+from dse.accuracy.intervals import memory_half_width
 from dse.accuracy.uncertainty import Interval, beyond, checked_level, probability_faster, ratio_deviation, widths
 from dse.errors import Fault, SpecError
-from dse.spec import calibration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +26,7 @@ def interval(result: Result, level: float = 0.9, quantity: str = "step_time") ->
 
     Args:
         result: one design or a space; the ends have the space's axes.
-        level: from 0.5 to 0.98.
+        level: from 0.5 to 0.95.
         quantity: ``step_time``, ``tokens_per_s``, ``mfu``, ``hfu``, ``cost``, ``tokens_per_dollar`` or
             ``memory_bytes``.
 
@@ -40,7 +39,7 @@ def interval(result: Result, level: float = 0.9, quantity: str = "step_time") ->
         raise SpecError([Fault("quantity", repr(quantity)[:60], f"has no interval; those with one are {options}")])
     value = result[quantity]
     if quantity == "memory_bytes":
-        half: Any = conformal_memory(calibration.active().errors, level)
+        half: Any = memory_half_width(level)
     else:
         half = result.wrapped("half_width", [_half_width(cell, level) for cell in result.cells])
     reasons = () if result.axes else beyond(describe(result))
@@ -56,7 +55,7 @@ def _half_width(cell: Any, level: float) -> Any:
         "generation": evaluation.specs["cluster"].accelerator.generation or "",
         "stack": evaluation.specs["stack"].id,
     }
-    return widths(features.shares(evaluation), classes, level, devices=evaluation["devices"])
+    return widths(features.shares(evaluation), classes, level)
 
 
 def describe(result: Result) -> dict[str, Any]:
@@ -90,6 +89,7 @@ class Comparison:
             counts for neither.
         changed: input → (value in a, value in b).
         terms: a row a term of the step time: seconds of a, of b and the difference.
+        notes: what is infeasible or beyond what was measured, and what is compared where the work differs.
     """
 
     faster: float
@@ -99,14 +99,16 @@ class Comparison:
     shared: bool
     changed: dict[str, tuple[Any, Any]]
     terms: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         word = "shared errors cancelled" if self.shared else "other hardware or software: errors add up"
         lines = [
             f"P(a is faster than b) = {self.faster:.0%}; a takes {self.ratio:.3f} of b's time "
             f"(90 %: {self.low:.3f} to {self.high:.3f}; {word})",
+            *(f"note: {note}" for note in self.notes),
             "",
-            *(f"  {name}: {left} -> {right}" for name, (left, right) in self.changed.items()),
+            *_shown(self.changed),
             "",
             self.terms.to_string(float_format=lambda v: f"{v:.4g}"),
         ]
@@ -119,9 +121,13 @@ def compare(a: Result, b: Result) -> Comparison:
     Only equal work compares: the same model and global batch, else tokens per second are compared.
 
     Raises:
-        SpecError: a result has axes.
+        SpecError: a result has axes, or the models are not the same.
     """
     import pandas as pd
+
+    models = [result.specs["model"] for result in (a, b)]
+    if models[0].id != models[1].id:  # type: ignore[attr-defined]
+        raise SpecError([Fault("model", f"{models[0].id} and {models[1].id}", "only runs of one model compare")])  # type: ignore[attr-defined]
 
     sides = []
     for result in (a, b):
@@ -130,13 +136,32 @@ def compare(a: Result, b: Result) -> Comparison:
         per_token = 1.0 / float(evaluation["tokens_per_s"])
         sides.append((per_token, features.shares(evaluation), design))
     sigma, shared = ratio_deviation(sides[0], sides[1])
+    changed = changes(a, b)
+    sigma = sigma if changed else 1e-12  # the same design
     ratio = sides[0][0] / sides[1][0]
     terms = pd.DataFrame({"a [s]": a.breakdown("time"), "b [s]": b.breakdown("time")}).fillna(0.0)
     terms["difference [s]"] = terms["a [s]"] - terms["b [s]"]
     spread = np.exp(1.645 * sigma)
-    faster = float(probability_faster(sides[0], sides[1]))
+    faster = float(probability_faster(sides[0], sides[1])) if changed else 0.5
     kept = terms[(terms != 0).any(axis=1)]
-    return Comparison(faster, ratio, ratio / spread, ratio * spread, shared, changes(a, b), kept)
+    return Comparison(faster, ratio, ratio / spread, ratio * spread, shared, changed, kept, _notes(a, b))
+
+
+def _notes(a: Result, b: Result) -> tuple[str, ...]:
+    """Reasons not to trust a comparison."""
+    found = []
+    for name, result in (("a", a), ("b", b)):
+        found += [f"{name} is infeasible: {reason['why']}" for reason in result.reasons()]
+        found += [f"{name} extrapolates: {reason}" for reason in beyond(describe(result))]
+    batches = [result.specs["strategy"].global_batch for result in (a, b)]  # type: ignore[attr-defined]
+    if batches[0] != batches[1]:
+        found.append("the global batches differ: times are compared per token, the terms below are per step")
+    return tuple(found)
+
+
+def _shown(changed: dict[str, tuple[Any, Any]], most: int = 20) -> list[str]:
+    lines = [f"  {name}: {left} -> {right}" for name, (left, right) in changed.items()]
+    return lines if len(lines) <= most else [*lines[:most], f"  ... and {len(lines) - most} more inputs"]
 
 
 def changes(a: Result, b: Result) -> dict[str, tuple[Any, Any]]:

@@ -88,10 +88,16 @@ def stages_fit(model: Any, pp: Array, virtual_stages: Array) -> Array:
     return model.depth - pp * virtual_stages if model.pipelined else -1.0 * (virtual_stages - 1)
 
 
-@rule("1", "shard_group = {shard_group} must divide the dp·cp = {data_parallel}·{cp} replicas")
-def shards_divide(shard_group: Array, data_parallel: Array, cp: Array) -> Array:
-    """Shard groups are equal and hold whole replicas."""
-    return np.where(np.greater(shard_group, 0), _divides(np.maximum(shard_group, 1), data_parallel * cp), 0.0)
+@rule(
+    "1", "shard_group = {shard_group} must divide dp·cp = {data_parallel}·{cp}, with zero_stage of 1 or more and ep = 1"
+)
+def shards_divide(shard_group: Array, data_parallel: Array, cp: Array, zero_stage: Array, ep: Array) -> Array:
+    """Shard groups are equal, hold whole replicas, and hold all experts."""
+    if not np.any(shard_group):
+        return 0.0
+    usable = np.logical_and(np.greater_equal(zero_stage, 1), np.equal(ep, 1))
+    torn = _divides(np.maximum(shard_group, 1), data_parallel * cp) - np.where(usable, 0.0, 1.0)
+    return np.where(np.greater(shard_group, 0), torn, 0.0)
 
 
 @rule("1", "tp·cp = {tp}·{cp} must divide the attention heads where context parallelism exchanges them")

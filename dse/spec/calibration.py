@@ -74,6 +74,17 @@ def active() -> Calibration:
     return load(path)
 
 
+def stamp() -> tuple[Any, ...]:
+    """Changes whenever another calibration is in use, or its file has changed."""
+    current = active()
+    return (current.id, str(current.path), current.path.stat().st_mtime_ns if current.path else 0)
+
+
+def knows_stack(name: str) -> bool:
+    """Whether the calibration in use has constants for a software stack (or for its relative)."""
+    return bool(active().of(active().stacks, name)[1])
+
+
 def shipped() -> Path:
     """The file that comes with the package."""
     from dse.spec.catalogue import asset_root
@@ -106,6 +117,12 @@ def _load(path: Path, _time: int, _size: int) -> Calibration:
     parts = {"id", "date", "seed", "accelerators", "fabrics", "stacks", "relatives", "errors", "data"}
     if not isinstance(data, dict) or data.pop("kind", "") != "calibration" or not {"id", "stacks"} <= set(data):
         raise SpecError([Fault("calibration", path.name, "must be a mapping with kind: calibration, id and constants")])
+    tables = [data.get(name, {}) for name in ("accelerators", "fabrics", "stacks")]
+    if not all(isinstance(t, dict) and all(isinstance(v, dict) for v in t.values()) for t in tables):
+        raise SpecError(
+            [Fault("calibration", path.name, "accelerators, fabrics and stacks must be mappings of mappings")]
+        )
+    data.setdefault("seed", 0)
     unknown = set(data) - parts
     if unknown:
         raise SpecError([Fault("calibration", ", ".join(sorted(unknown))[:60], f"must be among {sorted(parts)}")])

@@ -63,7 +63,7 @@ def read(kind: str, reference: str | Path, *, base: Path | None = None) -> tuple
     """
     path = locate(kind, reference, base=base)
     chain = tuple(_chain(kind, path))
-    return _calibrated(kind, chain, calibration.active().id), path, _resolved(kind, chain)[1]
+    return _calibrated(kind, chain, calibration.stamp()), path, _resolved(kind, chain)[1]
 
 
 def _plain(kind: str, reference: str | Path, *, base: Path | None = None) -> dict[str, Any]:
@@ -105,8 +105,13 @@ def _resolved(kind: str, chain: tuple[Stamped, ...]) -> tuple[dict[str, Any], An
 
 
 @lru_cache(maxsize=512)
-def _calibrated(kind: str, chain: tuple[Stamped, ...], _calibration: str) -> dict[str, Any]:
-    return calibration.calibrated(kind, _resolved(kind, chain)[0])
+def _calibrated(kind: str, chain: tuple[Stamped, ...], stamp: Any) -> dict[str, Any]:
+    """A new mapping for each calibration, so that what is validated from it is not that of another."""
+    own = _resolved(kind, chain)[0]
+    if kind == "stack" and len(chain) > 1 and not calibration.knows_stack(str(own.get("id"))):
+        parent = _calibrated(kind, chain[1:], stamp)  # a stack of the user's own starts from the calibrated one
+        return dict(_merged(parent, _with_given(_declared(kind, _raw(kind, chain[0])[0])[0], chain[0][0].name)))
+    return dict(calibration.calibrated(kind, own))
 
 
 def _declared(kind: str, data: dict[str, Any], where: str = "") -> tuple[dict[str, Any], str | None]:
@@ -125,8 +130,10 @@ def inherit(kind: str, data: dict[str, Any], *, folder: Path | None, where: str 
     """Apply ``base: ID``: the entry starts as a copy of another and overrides what it names."""
     own, parent = _declared(kind, data, where)
     if parent is None:
-        return own
+        return calibration.calibrated(kind, own)
     given = _with_given(own, Path(where).name if where else "the call")
+    if kind == "stack":
+        return _merged(read(kind, parent, base=folder)[0], given)
     return calibration.calibrated(kind, _merged(_plain(kind, parent, base=folder), given))
 
 

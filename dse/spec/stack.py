@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dse.spec.base import Entry, Spec
-from dse.spec.fields import Bytes, Fraction, Multiple, PositiveFraction, Seconds
+from dse.spec.fields import Bytes, Fraction, Multiple, PositiveFraction, Seconds, Switch
 
 
 class MemoryUse(Spec):
@@ -68,6 +68,8 @@ class Stack(Entry):
         launch: host time to launch one kernel; a layer takes at least kernels · launch.
         overlap: share of the compute behind which data-parallel communication really hides.
         overlap_tp: share of a tensor-parallel collective that can hide where the strategy overlaps it.
+        hides_tp, hides_pp: whether it overlaps the communication of tensor parallelism (with sequence parallelism) and
+            that between interleaved stages, where the strategy does not say.
         interference: growth of the compute that communication hides behind, per second hidden (it takes cores and
             memory bandwidth).
         stall: host time of one pass (forward, recomputation, backward) of a layer during which the device idles,
@@ -96,6 +98,8 @@ class Stack(Entry):
     overlap: PositiveFraction = 1.0
     overlap_tp: PositiveFraction = 1.0
     interference: Fraction = 0.0
+    hides_tp: Switch = False
+    hides_pp: Switch = False
     stall: Seconds = 0.0
     hop: Seconds = 0.0
     step_overhead: Seconds = 0.0

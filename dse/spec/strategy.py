@@ -30,6 +30,7 @@ class Strategy(Spec):
     ``precision``: "fp8" scales per tensor, "mxfp8" and "nvfp4" per block; routers and logits stay in 16 bit.
     ``cuda_graphs``: the host launches whole graphs, so its launch time no longer counts. ``lora_rank`` above 0 trains
     adapters of that rank beside every linear layer and nothing else.
+    ``overlap_tp`` and ``overlap_pp`` None is what the software stack does.
     ``stack`` names the software stack; by default "megatron", and "ideal" for COMET.
     """
 
@@ -57,8 +58,8 @@ class Strategy(Spec):
     lora_rank: CountOrZero = 0
     capacity_factor: Ratio = 1.0
     overlap_dp: Switch = True
-    overlap_tp: Switch = False
-    overlap_pp: Switch = False
+    overlap_tp: Switch | None = None
+    overlap_pp: Switch | None = None
     overlap_ep: Switch = False
     overlap_offload: Switch = True
     overlap_efficiency: PositiveFraction = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,11 +170,14 @@ def _core(model: Transformer, shard: Shard) -> tuple[Op, ...]:
         input_grad=Fused(on * 2.5 * flops, on * 2.0 * tensors),
         saved=on * 4 * b * heads * local,
         core=True,
-        collectives=ring,
+        collectives=tuple(replace(c, bytes=on * c.bytes) for c in ring),
     )
     if np.all(flash):
         return (fused,)
-    plain = _unfused(model, shard, heads, local, np.where(flash, 0.0, 1.0))
+    off = np.where(flash, 0.0, 1.0)
+    plain = _unfused(model, shard, heads, local, off)
+    first = replace(plain[0], collectives=tuple(replace(c, bytes=off * c.bytes) for c in ring))
+    plain = (first, *plain[1:])
     return plain if not np.any(flash) else (fused, *plain)
 
 
