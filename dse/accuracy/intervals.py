@@ -79,7 +79,7 @@ def difference(a: Mapping[str, Array], b: Mapping[str, Array], sigma: Mapping[st
 def conformal(scores: np.ndarray, groups: np.ndarray, levels: Sequence[float] = LEVELS) -> list[float]:
     """Quantiles of |e|/σ over the runs of groups that were left out, groups weighted alike.
 
-    The correction for a finite number J of exchangeable groups (one more at infinity) is not made: with seven publishers
+    The correction for a finite number of exchangeable groups (one more at infinity) is not made: with seven publishers
     it would ask for the largest score at 90 %. What the quantiles are worth is measured instead, by building them
     without each group and counting its runs inside (``held_out.coverage90`` of the calibration).
     """

@@ -80,7 +80,9 @@ def beyond(design: Mapping[str, Any]) -> tuple[str, ...]:
     ranges = calibration.active().errors.get("ranges")
     if not ranges:
         return ("no calibration is in use",)
-    found = [f"{name} {design[name]!s} was never measured" for name in CLASSES if _unseen(design, name, ranges)]
+    found = [
+        f"{name} {design[name] or '(none)'!s} was never measured" for name in CLASSES if _unseen(design, name, ranges)
+    ]
     sizes = ranges["sizes"].get(design["generation"])
     if sizes is None:
         return tuple(found)

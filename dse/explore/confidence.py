@@ -77,6 +77,14 @@ def nearest(result: Result, count: int = 5) -> pd.DataFrame:
     return find(describe(result), count)
 
 
+def nearest_records(result: Result, count: int = 3) -> list[dict[str, Any]]:
+    """The nearest runs as plain data; empty where the calibration has no table of runs."""
+    try:
+        return nearest(result, count).to_dict("records")  # type: ignore[return-value]
+    except SpecError:
+        return []
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two designs side by side.

@@ -359,12 +359,15 @@ class Result:
         if self.axes:
             raise SpecError("a summary is of one design; choose one with .at(...)")
         value = {name: self[name].item() for name in HEADLINES}
+        from dse.explore.confidence import nearest_records
+
         interval = self.interval()
         return {
             "step_time_s": value["step_time"],
             "interval_90_s": [interval.low, interval.high],
             "extrapolating": list(interval.reasons),
             "calibration": self.calibration,
+            "nearest_runs": nearest_records(self),
             "tokens_per_s": value["tokens_per_s"],
             "mfu": value["mfu"],
             "hfu": value["hfu"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from dse.errors import SpecError
 from dse.units import engineering
 
 if TYPE_CHECKING:
@@ -44,7 +45,18 @@ def headline_rows(result: Result) -> list[tuple[str, str]]:
     verdict = "yes" if result.is_feasible else "no: " + "; ".join(r["why"] for r in result.reasons())
     reasons = result.interval().reasons
     trust = f"calibration {result.calibration}" + (f"; extrapolating: {'; '.join(reasons)}" if reasons else "")
-    return [*rows, ("feasible", verdict), ("trust", trust)]
+    return [*rows, ("feasible", verdict), ("trust", trust), *_nearest_row(result)]
+
+
+def _nearest_row(result: Result) -> list[tuple[str, str]]:
+    """The measured run most like the design, with the error of its prediction; nothing without a table of runs."""
+    try:
+        run = result.nearest(1).iloc[0]
+    except SpecError:
+        return []
+    place = f"{run['model']} on {run['devices']:,.0f} ({run['generation']}), {run['source']} {run['id']}"
+    errors = f"predicted {run['error']:+.1%} off, {run['error_held_out']:+.1%} without its table"
+    return [("nearest run", f"{place}: {errors}")]
 
 
 def _interval_text(result: Result, name: str, sample: str) -> str:
