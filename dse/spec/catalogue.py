@@ -42,7 +42,7 @@ def locate(kind: str, reference: str | Path, *, base: Path | None = None) -> Pat
             path = base / path
         return path
     path = asset_root("data") / FOLDERS[kind] / f"{text}.yaml"
-    if len(text) <= 80 and text in ids(kind):
+    if 0 < len(text) <= 80 and _is_file(path):
         return path
     near = difflib.get_close_matches(text[:80], ids(kind), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"see 'dse catalogue list {kind}'"
