@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.accuracy.collectives import RELATIVES as FABRIC_RELATIVES
-from dse.accuracy.collectives import fit_collectives
+from dse.accuracy.collectives import fit_collectives, with_relatives
 from dse.accuracy.constants import FAMILY, constants
 from dse.accuracy.corpus import batches, measured, predictable
 from dse.accuracy.fit import Problem, Values, source_weights
@@ -142,12 +142,8 @@ def gemm_constants() -> dict[str, dict[str, float]]:
 def fabric_constants() -> dict[str, dict[str, Any]]:
     """Constants of collectives by fabric; fabrics that training runs used start from their relative's."""
     found = {name: _rounded(values) for name, values in fit_collectives().items()}
-    for name in dict.fromkeys(c.owner for c in constants() if c.kind in ("up", "out")):
-        relative = name
-        while relative not in found and relative in RELATIVES:
-            relative = RELATIVES[relative]
-        found.setdefault(name, dict(found.get(relative, {})))
-    return found
+    used = dict.fromkeys(c.owner for c in constants() if c.kind in ("up", "out"))
+    return {**found, **{name: dict(values) for name, values in with_relatives(found, used).items()}}
 
 
 def training_problem(frame: pd.DataFrame) -> tuple[Problem, np.ndarray, pd.DataFrame]:
@@ -274,7 +270,7 @@ def _inherited(problem: Problem, values: Values, generation: str) -> dict[str, f
 def run_table(frame: pd.DataFrame, held_out: Mapping[Fold, np.ndarray]) -> pd.DataFrame:
     """Measured runs with features, prediction [s], and the prediction made without their publication [s]."""
     found, _ = batches(frame)
-    table = from_batches(found, memory=False).drop(columns=["chosen", "strategy", "memory", "fits"])
+    table = from_batches(found, memory=False).drop(columns=["chosen", "memory", "fits"])
     ids = np.array([i for b in found for i in b.ids])
     rows = frame.set_index("id").loc[table.index]
     table["source"] = rows["source_key"].astype(str).to_numpy()
@@ -295,13 +291,13 @@ def error_model(runs: pd.DataFrame) -> dict[str, Any]:
     known = runs[np.isfinite(runs["measured"]) & np.isfinite(runs["without_family"])]
     groups = families(np.array(known["source"].tolist()))
     errors = np.log(known["measured"] / known["without_family"]).to_numpy(float)
-    sigma, scores = _scores(known, errors, groups)
-    widths = conformal(scores, groups)
+    sigma, scale = _scale(known, errors, groups)
+    widths = conformal(np.abs(errors) / scale, groups)
     wider = {}
     for kind in ("generation", "stack"):
-        e = np.abs(np.log(known["measured"] / known[f"without_{kind}"]).to_numpy(float)) * scores / np.abs(errors)
-        usable = np.isfinite(e)
-        new = conformal(e[usable], np.array(known[kind].tolist())[usable])
+        scores = np.abs(np.log(known["measured"] / known[f"without_{kind}"]).to_numpy(float)) / scale
+        usable = np.isfinite(scores)
+        new = conformal(scores[usable], np.array(known[kind].tolist())[usable])
         # A relative's constants are a guess: at least a quarter wider.
         wider[kind] = max(1.25, new[LEVELS.index(0.8)] / widths[LEVELS.index(0.8)])
     return {
@@ -313,11 +309,13 @@ def error_model(runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _scores(known: pd.DataFrame, errors: np.ndarray, groups: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
-    """The deviations fitted to residuals, and |e|/σ."""
-    shares = [c for c in known.columns if c.startswith("share.")]
-    sigma = fit_deviations(errors, known[shares].to_numpy(float), groups)
-    return sigma, np.abs(errors) / np.asarray(deviation(known, sigma), float)
+def _scale(
+    known: pd.DataFrame, errors: np.ndarray, groups: np.ndarray, used: np.ndarray | slice = slice(None)
+) -> tuple[dict[str, float], np.ndarray]:
+    """The deviations fitted to the residuals of the rows used, and σ of every row."""
+    shares = known[[c for c in known.columns if c.startswith("share.")]].to_numpy(float)
+    sigma = fit_deviations(errors[used], shares[used], groups[used])
+    return sigma, np.asarray(deviation(known, sigma), float)
 
 
 def _held_out(runs: pd.DataFrame, kind: str) -> dict[str, float]:
@@ -329,12 +327,10 @@ def _held_out(runs: pd.DataFrame, kind: str) -> dict[str, float]:
     sources = np.array(known["source"].tolist())
     groups = families(sources) if kind == "family" else sources
     errors = np.log(known["measured"] / known[f"without_{kind}"]).to_numpy(float)
-    shares = known[[c for c in known.columns if c.startswith("share.")]].to_numpy(float)
     inside = []
     for name in np.unique(groups):
         mine = groups == name
-        sigma = fit_deviations(errors[~mine], shares[~mine], groups[~mine])
-        scores = np.abs(errors) / np.asarray(deviation(known, sigma), float)
+        scores = np.abs(errors) / _scale(known, errors, groups, ~mine)[1]
         inside.append(float(np.mean(scores[mine] <= conformal(scores[~mine], groups[~mine], [0.9])[0])))
     return {**error_statistics(np.expm1(-errors), alike(groups)), "coverage90": float(np.mean(inside))}
 

@@ -29,7 +29,7 @@ class Batch:
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """A table of the corpus, CSV or Parquet; numbers and switches are made so.
+    """A table of the corpus, CSV or Parquet, as it stands in the file.
 
     Raises:
         SpecError: the file is missing or not a table with an ``id``.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.accuracy.corpus import Batch, batches, measured, read_table
+from dse.accuracy.report import error_statistics, refusal_lines, scale_labels, with_refusals
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import price
 
@@ -56,13 +57,9 @@ class MemoryReport:
 
     def table(self) -> pd.DataFrame:
         """Every row given: its predicted peak memory and whether it fits, or why there is no prediction."""
-        import pandas as pd
-
         names = {"id": "id", "predicted [GiB]": "predicted_peak_memory_gib", "fits": "feasible",
                  "probability": "probability_fits", "largest part": "reason"}  # fmt: skip
-        rest = [{"id": key, "reason": f"refused: {why}"} for key, why in self.refused.items()]
-        table = self.rows[list(names)].rename(columns=names)
-        return pd.concat([table, pd.DataFrame(rest)], ignore_index=True) if rest else table
+        return with_refusals(self.rows[list(names)].rename(columns=names), self.refused)
 
     def worst(self, n: int = 10) -> pd.DataFrame:
         """The rows whose peak memory is predicted worst, with the part of the footprint that dominates."""
@@ -82,9 +79,7 @@ class MemoryReport:
         lines += ["", f"ran: {c['ran_fits']} predicted to fit, {c['ran_overflows']} not; "
                       f"out of memory: {c['oom_overflows']} predicted, {c['oom_fits']} not"]  # fmt: skip
         lines += ["", "worst", self.worst().to_string(index=False)]
-        if found["refused"]:
-            lines += ["", "not predicted"]
-            lines += [f"{count:>6}  {why}" for why, count in found["refused"].items()]
+        lines += refusal_lines(found["refused"])
         return "\n".join(lines)
 
 
@@ -106,18 +101,10 @@ def confusion(rows: pd.DataFrame) -> dict[str, int]:
 def figures(rows: pd.DataFrame) -> dict[str, Any]:
     """Errors of the peak memory, and the mean of the shares of running and of failing runs that are told right."""
     errors = rows["error"].dropna().to_numpy()
-    size = np.abs(errors) if len(errors) else np.full(1, np.nan)
     c = confusion(rows)
     ran, failed = c["ran_fits"] + c["ran_overflows"], c["oom_fits"] + c["oom_overflows"]
     balanced = (c["ran_fits"] / ran + c["oom_overflows"] / failed) / 2 if ran and failed else None
-    return {
-        "n_measured": len(errors),
-        "median_ape": float(np.median(size)),
-        "mean_ape": float(np.mean(size)),
-        "p90_ape": float(np.quantile(size, 0.9)),
-        "bias": float(np.median(errors)) if len(errors) else 0.0,
-        "balanced_accuracy": balanced,
-    }
+    return {"n_measured": len(errors), **error_statistics(errors), "balanced_accuracy": balanced}
 
 
 def validate_memory(
@@ -220,9 +207,7 @@ def report(
     rows = frame.set_index("id").loc[table["id"]]
     table.insert(1, "source", rows["source_key"].astype(str).to_numpy())
     table["status"] = rows["status"].to_numpy()
-    edges = [str(edge) for edge in SCALES]
-    labels = [f"up to {edge}" for edge in edges] + [f"over {edges[-1]}"]
-    table["scale"] = np.array(labels)[np.searchsorted(SCALES, rows["n_gpus"].to_numpy(float))]
+    table["scale"] = scale_labels(rows["n_gpus"].to_numpy(float), SCALES)
     table["predicted [GiB]"] = np.exp(table.pop("log").to_numpy(float))
     table["measured [GiB]"] = pd.to_numeric(rows["peak_memory_gib"]).to_numpy(float)
     table["error"] = table["predicted [GiB]"] / table["measured [GiB]"] - 1.0

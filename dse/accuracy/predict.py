@@ -60,7 +60,6 @@ def _priced(batch: Batch, specs: Mapping[str, Any], memory: bool) -> pd.DataFram
     columns.update(features.shares(evaluation, size))
     columns.update(features.describe(batch, evaluation))
     columns["chosen"] = [run.chosen for run in batch.runs]
-    columns["strategy"] = [run.strategy for run in batch.runs]
     return pd.DataFrame(columns)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -77,6 +77,20 @@ def refusal_lines(refused: Mapping[str, int]) -> list[str]:
     return ["", "not predicted", *(f"{count:>6}  {why}" for why, count in refused.items())] if refused else []
 
 
+def with_refusals(table: pd.DataFrame, refused: Mapping[str, str]) -> pd.DataFrame:
+    """Predicted rows, followed by those that were refused with their ``reason``."""
+    import pandas as pd
+
+    rest = pd.DataFrame([{"id": key, "reason": f"refused: {why}"} for key, why in refused.items()])
+    return pd.concat([table, rest], ignore_index=True) if len(rest) else table.reset_index(drop=True)
+
+
+def scale_labels(devices: np.ndarray, edges: Sequence[int]) -> np.ndarray:
+    """Class of each number of devices: "up to" the first edge that holds it, or "over" the last."""
+    labels = np.array([f"up to {edge}" for edge in edges] + [f"over {edges[-1]}"])
+    return labels[np.searchsorted(edges, devices)]
+
+
 @dataclass(frozen=True)
 class GroupedReport:
     """Predicted rows with their errors, grouped in several ways, and the rows that were refused with the reason.
@@ -112,10 +126,7 @@ class GroupedReport:
 
     def table(self) -> pd.DataFrame:
         """Every row given: its prediction, or why there is none."""
-        import pandas as pd
-
-        rest = pd.DataFrame([{"id": key, "reason": f"refused: {why}"} for key, why in self.refused.items()])
-        return pd.concat([self.rows, rest], ignore_index=True) if len(rest) else self.rows.reset_index(drop=True)
+        return with_refusals(self.rows, self.refused)
 
     def __str__(self) -> str:
         found = self.summary()

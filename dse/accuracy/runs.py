@@ -106,6 +106,7 @@ class Row:
     def __init__(self, row: Any) -> None:
         self._row = row
         self.id = str(row.id)
+        self._said = f"{self.text('notes')} {self.text('source')} {self.text('source_key')}".lower()
 
     def text(self, name: str) -> str:
         value = getattr(self._row, name, None)
@@ -125,8 +126,7 @@ class Row:
 
     def says(self, *words: str) -> bool:
         """Whether notes or source name one of these."""
-        text = f"{self.text('notes')} {self.text('source')} {self.text('source_key')}".lower()
-        return any(word.lower() in text for word in words)
+        return any(word.lower() in self._said for word in words)
 
 
 def runs_of(table_row: Any) -> list[Run]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.accuracy.features import CLASSES, SIZES
-from dse.accuracy.intervals import deviation, difference, quantile
+from dse.accuracy.intervals import LEVELS, deviation, difference, quantile
 from dse.errors import Fault, SpecError
 from dse.spec import calibration
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = Any
-LEVELS = (0.5, 0.95)
 BEYOND = 1.5  # a size beyond the measured ones by more than this factor is an extrapolation
 UNCALIBRATED = {"run": 0.15, "site": 0.1, "compute": 0.1, "host": 0.5, "inner": 0.4, "pipeline": 0.4, "replicas": 0.4}
 NORMAL = {"all": [0.674, 0.842, 1.036, 1.282, 1.44, 1.645, 1.96]}
@@ -52,8 +51,8 @@ def checked_level(level: float) -> float:
     Raises:
         SpecError: outside 0.5 to 0.95, beyond which the corpus is too small.
     """
-    if not isinstance(level, int | float) or not LEVELS[0] <= level <= LEVELS[1]:
-        raise SpecError([Fault("level", repr(level)[:40], f"must lie between {LEVELS[0]} and {LEVELS[1]}")])
+    if not isinstance(level, int | float) or not LEVELS[0] <= level <= LEVELS[-1]:
+        raise SpecError([Fault("level", repr(level)[:40], f"must lie between {LEVELS[0]} and {LEVELS[-1]}")])
     return float(level)
 
 

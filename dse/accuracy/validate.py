@@ -13,7 +13,7 @@ from dse.accuracy.corpus import measured, read_table
 from dse.accuracy.features import KINDS
 from dse.accuracy.predict import predictions
 from dse.accuracy.ranking import QUESTION, rankings
-from dse.accuracy.report import by_group, error_lines, error_statistics, refusal_lines
+from dse.accuracy.report import by_group, error_lines, error_statistics, refusal_lines, scale_labels, with_refusals
 from dse.accuracy.uncertainty import widths
 from dse.errors import Fault, SpecError
 from dse.spec import calibration
@@ -75,13 +75,9 @@ class Report:
 
     def table(self) -> pd.DataFrame:
         """Every row given: its prediction and interval, or why there is none."""
-        import pandas as pd
-
         columns = {"id": "id", "predicted": "predicted_iter_time_s", "low": "low", "high": "high",
                    "memory": "predicted_peak_memory_gib", "feasible": "feasible", "reason": "reason"}  # fmt: skip
-        table = self.rows[list(columns)].rename(columns=columns)
-        rest = pd.DataFrame([{"id": key, "reason": f"refused: {why}"} for key, why in self.refused.items()])
-        return pd.concat([table, rest], ignore_index=True) if len(rest) else table.reset_index(drop=True)
+        return with_refusals(self.rows[list(columns)].rename(columns=columns), self.refused)
 
     def __str__(self) -> str:
         s = self.summary()
@@ -191,7 +187,7 @@ def _compared(found: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     rows["error"] = rows["predicted"] / rows["measured"] - 1.0
     rows["once"] = given["dup_of"].isna().to_numpy() if "dup_of" in given else True
     rows["stack"] = found["stack"].astype(str).to_numpy() if len(found) else ""
-    rows["scale"] = _scale(given["n_gpus"].to_numpy(float)) if len(found) else ""
+    rows["scale"] = scale_labels(given["n_gpus"].to_numpy(float), SCALES) if len(found) else ""
     rows["reason"] = [_reason(row) for row in found.itertuples()] if len(found) else ""
     for name in (*QUESTION, "global_batch"):
         if name in given and name != "source_key":
@@ -214,11 +210,6 @@ def _seconds(given: pd.DataFrame) -> np.ndarray:
     derived = column("global_batch") * column("seq_len") / rate
     time = column("iter_time_s")
     return np.where(np.isfinite(time), time, np.where(np.isfinite(derived), derived, np.nan))
-
-
-def _scale(devices: np.ndarray) -> np.ndarray:
-    labels = np.array([f"up to {edge}" for edge in SCALES] + [f"over {SCALES[-1]}"])
-    return labels[np.searchsorted(SCALES, devices)]
 
 
 def _reason(row: Any) -> str:
