@@ -33,10 +33,9 @@ def values_of(key: Array) -> list[Any]:
 
 
 def total(terms: Any) -> Array:
-    """Sum of arrays of different axes, smallest first, so that full-size additions come last and are few."""
-    ordered = sorted(terms, key=np.size)
+    """Sum of arrays of different axes, in the order given: a sum then has the same bits in a block of any shape."""
     result: Array = 0.0
-    for term in ordered:
+    for term in terms:
         result = result + term
     return result
 
