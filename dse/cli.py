@@ -90,10 +90,18 @@ def estimate(
 def _print_run(run: dict[str, float]) -> None:
     from dse.units import engineering
 
-    shown = {"run_steps": "1", "run_time": "s", "run_energy": "J", "run_cost": "USD", "run_carbon": "kg"}
+    shown = {
+        "run_steps": "1",
+        "run_time": "s",
+        "run_wall_time": "s",
+        "run_interruptions": "1",
+        "run_energy": "J",
+        "run_cost": "USD",
+        "run_carbon": "kg",
+    }
     typer.echo("\nthe whole run")
     for name, unit in shown.items():
-        typer.echo(f"  {name.removeprefix('run_'):<8} {engineering(run[name], unit)}")
+        typer.echo(f"  {name.removeprefix('run_').replace('_', ' '):<13} {engineering(run[name], unit)}")
 
 
 @app.command()

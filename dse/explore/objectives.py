@@ -22,16 +22,10 @@ from dse.accuracy.uncertainty import widths
 from dse.cost.graph import Evaluation
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import graph_of
+from dse.explore.tables import ALL_TABLES
 from dse.units import UnitError, engineering, parse
 
 Array = Any
-TABLES = {
-    "time": "breakdown",
-    "memory": "memory_breakdown",
-    "tier": "tier_bytes",
-    "energy": "energy_breakdown",
-    "cost": "cost_breakdown",
-}
 # Quantities whose direction needs no saying: True where less is better.
 DIRECTIONS = {
     "step_time": True,
@@ -86,8 +80,8 @@ def unit_of_quantity(name: str) -> str:
     """
     known = graph_of("megatron").quantities
     table, _, entry = name.partition(".")
-    if entry and table in TABLES:
-        return known[TABLES[table]].unit
+    if entry and table in ALL_TABLES:
+        return known[ALL_TABLES[table]].unit
     if name not in known:
         near = difflib.get_close_matches(name, [*known, *DIRECTIONS], n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -98,8 +92,8 @@ def unit_of_quantity(name: str) -> str:
 def quantity_value(evaluation: Evaluation, name: str) -> Array:
     """A quantity, or one entry of a table as ``time.bubble``, broadcast like the evaluation's axes."""
     table, _, entry = name.partition(".")
-    if entry and table in TABLES:
-        return evaluation[TABLES[table]].get(entry, 0.0)
+    if entry and table in ALL_TABLES:
+        return evaluation[ALL_TABLES[table]].get(entry, 0.0)
     return evaluation[name]
 
 

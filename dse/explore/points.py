@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,3 +52,28 @@ def index_of(b: BoundAxis, point: Mapping[str, Any]) -> int:
         if wanted == shown or close:
             return index
     raise SpecError([Fault(f"point.{b.name}", repr(wanted)[:40], f"is not on the axis: {b.coordinates[:12]}")])
+
+
+def reason_column(margins: Sequence[tuple[str, Any]], axes: Sequence[BoundAxis], rows: int) -> list[str]:
+    """The rules that each row of a table breaks, with the margin; rows go over the axes, the last one fastest.
+
+    Args:
+        margins: each rule with its labelled array of margins, along the axes that it depends on.
+    """
+    import xarray as xr
+
+    reasons = [""] * rows
+    order = [b.name for b in axes]
+    full = xr.Dataset(coords={b.name: b.coordinates for b in axes})
+    for rule, given in margins:
+        if not bool((given < 0).any()):
+            continue
+        margin = given
+        for b in axes:
+            if b.name not in margin.dims:
+                margin = margin * xr.DataArray(np.ones(len(b.values)), dims=b.name, coords={b.name: full[b.name]})
+        flat = margin.transpose(*order).values.ravel() if order else np.atleast_1d(margin.values)
+        for index in np.flatnonzero(flat < 0):
+            separator = "; " if reasons[index] else ""
+            reasons[index] += f"{separator}{rule} ({engineering(flat[index], given.attrs['units'])})"
+    return reasons

@@ -24,39 +24,18 @@ from dse.explore.evaluate import (
     with_stack,
 )
 from dse.explore.explain import Explanation
-from dse.explore.points import Sentence, index_of
+from dse.explore.points import Sentence, index_of, reason_column
+from dse.explore.tables import ALL_TABLES, HEADLINES, TABLES
 from dse.space import rules
 from dse.space.axes import with_value
 from dse.spec.base import Spec
-from dse.units import UnitError, engineering, parse
+from dse.units import UnitError, parse
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
     from dse.accuracy.uncertainty import Interval
-
-# Quantities of every table, in order.
-HEADLINES = (
-    "step_time",
-    "tokens_per_s",
-    "mfu",
-    "hfu",
-    "memory_bytes",
-    "energy",
-    "power",
-    "cost",
-    "carbon",
-    "tokens_per_dollar",
-    "tokens_per_joule",
-)
-TABLES = {
-    "time": "breakdown",
-    "memory": "memory_breakdown",
-    "tier": "tier_bytes",
-    "energy": "energy_breakdown",
-    "cost": "cost_breakdown",
-}
 
 Labelled = tuple[tuple[str, ...], np.ndarray]
 
@@ -93,8 +72,8 @@ class Result:
     def __getitem__(self, name: str) -> xr.DataArray:
         """Any quantity of the cost model by name, or one entry of a table as ``time.forward``."""
         table, _, entry = name.partition(".")
-        if entry and table in TABLES:
-            return self._wrap(name, self._combine([_entry(c, TABLES[table], entry) for c in self._cells]))
+        if entry and table in ALL_TABLES:
+            return self._wrap(name, self._combine([_entry(c, ALL_TABLES[table], entry) for c in self._cells]))
         if name == "feasible":
             return self._wrap(name, self._combine([feasible(violations(c.evaluation)) for c in self._cells]))
         self._require(name)
@@ -119,7 +98,9 @@ class Result:
         if name == "feasible":
             return "1"
         return (
-            self._graph.quantities[TABLES.get(table, name)].unit if "." in name else self._graph.quantities[name].unit
+            self._graph.quantities[ALL_TABLES.get(table, name)].unit
+            if "." in name
+            else self._graph.quantities[name].unit
         )
 
     def _combine(self, values: Sequence[Any]) -> Labelled:
@@ -163,25 +144,34 @@ class Result:
         coords = {b.name: (b.name, b.coordinates, {"units": b.unit}) for b in self.axes}
         return xr.Dataset(data, coords=coords, attrs=provenance(self.specs, self.axes, self.replace))
 
-    def _entries(self) -> list[str]:
+    def _entries(self, tables: Mapping[str, str] = TABLES) -> list[str]:
         found: dict[str, None] = {}
-        for table, quantity in TABLES.items():
+        for table, quantity in tables.items():
             for cell in self._cells:
                 found.update({f"{table}.{entry}": None for entry in cell.evaluation[quantity]})
         return list(found)
 
     def breakdown(self, table: str = "time") -> pd.DataFrame | pd.Series:
-        """Terms of ``time`` (default), ``memory``, ``tier``, ``energy`` or ``cost``: a series, or a row a design."""
+        """Terms of ``time`` (default), ``memory``, ``tier``, ``energy``, ``cost``, ``goodput`` or ``tco``.
+
+        Returns:
+            A series for one design, else a row a design.
+        """
         import pandas as pd
 
-        names = [name for name in self._entries() if name.startswith(f"{table}.")]
+        names = self._entries({table: ALL_TABLES[table]}) if table in ALL_TABLES else []
         if not names:
-            raise SpecError([Fault("table", repr(table)[:40], f"must be one of {', '.join(TABLES)}")])
+            raise SpecError([Fault("table", repr(table)[:40], f"must be one of {', '.join(ALL_TABLES)}")])
         if not self.axes:
             values = {name.partition(".")[2]: float(self[name]) for name in names}
             return pd.Series(values, name=f"{table} [{self.unit(names[0])}]")
-        frame = self.dataset[names].to_dataframe()[names]
-        return frame.rename(columns={name: f"{name} [{self.unit(name)}]" for name in names})
+        return self._rows(names).rename(columns={name: f"{name} [{self.unit(name)}]" for name in names})
+
+    def _rows(self, names: list[str]) -> pd.DataFrame:
+        """Some variables of the data set with a row a design, also along axes that none of them depends on."""
+        kept = self.dataset.drop_vars([name for name in self.dataset.data_vars if name not in names])
+        missing = {name: self[name] for name in names if name not in kept}
+        return kept.assign(missing).to_dataframe(dim_order=[b.name for b in self.axes])[names]
 
     def memory(self) -> pd.DataFrame:
         """Footprint of the fullest device by tensor class, and what each tier holds against its capacity."""
@@ -203,32 +193,13 @@ class Result:
         names = [*HEADLINES, *entries, "feasible"]
         if self.axes:
             order = [b.name for b in self.axes]
-            frame = self.dataset[names].to_dataframe(dim_order=order).reset_index()[[*order, *names]]
+            frame = self._rows(names).reset_index()[[*order, *names]]
         else:
             frame = pd.DataFrame([{name: self[name].item() for name in names}])
-        frame["reasons"] = self._reason_column(len(frame))
+        margins = [(rule, self._wrap(rule, self._combine([c.evaluation[rule] for c in self._cells]))) for rule in RULES]
+        frame["reasons"] = reason_column(margins, self.axes, len(frame))
         headers = {b.name: _header(b.name, b.unit) for b in self.axes if b.unit}
         return frame.rename(columns={**headers, **{n: _header(n, self.unit(n)) for n in names if n != "feasible"}})
-
-    def _reason_column(self, rows: int) -> list[str]:
-        reasons = [""] * rows
-        order = [b.name for b in self.axes]
-        ones = {b.name: (b.name, np.ones(len(b.values))) for b in self.axes}
-        import xarray as xr
-
-        full = xr.Dataset(coords={b.name: b.coordinates for b in self.axes})
-        for rule in RULES:
-            margin = self._wrap(rule, self._combine([c.evaluation[rule] for c in self._cells]))
-            if not bool((margin < 0).any()):
-                continue
-            for name in order:
-                if name not in margin.dims:
-                    margin = margin * xr.DataArray(ones[name][1], dims=name, coords={name: full[name]})
-            flat = margin.transpose(*order).values.ravel() if order else np.atleast_1d(margin.values)
-            for index in np.flatnonzero(flat < 0):
-                separator = "; " if reasons[index] else ""
-                reasons[index] += f"{separator}{rule} ({engineering(flat[index], self.unit(rule))})"
-        return reasons
 
     # -- one design --------------------------------------------------------------------------------------------
 
@@ -346,7 +317,8 @@ class Result:
                 [Fault("tokens", repr(tokens)[:40], "must be above 0 and at most 1e18 (such as 15e12 or 15T)")]
             )
         per_step = self["tokens_per_s"] * self["step_time"]
-        return run_totals(self["step_time"], self["energy"], self["cost"], self["carbon"], per_step, amount)
+        return run_totals(self["step_time"], self["energy"], self["cost"], self["carbon"], per_step, amount,
+                          self["goodput"], self["interruption_rate"])  # fmt: skip
 
     def export(self, path: str | Path) -> Path:
         """Write the table: .csv, .parquet, .xlsx, .tex or .md, with a manifest beside it (see dse.study.export)."""

@@ -16,9 +16,12 @@ from dse.spec.fields import (
     Bandwidth,
     Bytes,
     Count,
+    CountOrZero,
     Dollars,
     DollarsPerJoule,
     DollarsPerSecond,
+    DollarsPerWatt,
+    FloorArea,
     FlopRate,
     Fraction,
     JoulesPerByte,
@@ -39,6 +42,7 @@ from dse.spec.fields import (
 Datatype = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8"]
 Topology = Literal["ring", "fully_connected", "switch", "mesh", "torus"]
 Algorithm = Literal["auto", "ring", "direct", "halving_doubling", "double_binary_tree"]
+DAY, YEAR = 86400.0, 365.25 * 86400.0
 
 
 class MemoryTier(Spec):
@@ -247,15 +251,79 @@ class Network(Spec):
 
 
 class Facility(Spec):
-    """Power, money and carbon of the place the cluster stands in."""
+    """Power, money, carbon and room of the place the cluster stands in.
+
+    Attributes:
+        utilization: share of the lifetime in which the cluster works.
+        maintenance: spent a year, of the purchase price.
+        construction: building, power feed and cooling, by watt of provisioned power; 0: they are there already.
+        rack_power: that a rack can be fed and cooled with; the default is an air-cooled rack of four 10 kW servers.
+        rack_devices: devices that a rack has room for (but at least one node); the default is four 8U servers of 8.
+        rack_area: floor that a rack takes with its part of the aisles: 0.6 m by 1.2 m and as much again in front and
+            behind, and for power and cooling beside the rows.
+    """
 
     pue: Ratio = 1.3
     electricity_price: DollarsPerJoule = 0.08 / 3.6e6
     carbon_intensity: KilogramsPerJoule = 0.4 / 3.6e6
-    lifetime: Seconds = 4 * 365.25 * 86400.0
+    lifetime: Seconds = 4 * YEAR
     utilization: PositiveFraction = 0.8
     maintenance: Fraction = 0.0
     pricing: Literal["own", "rent"] = "own"
+    construction: DollarsPerWatt = 0.0
+    rack_power: Watts = 42e3
+    rack_devices: Count = 32
+    rack_area: FloorArea = 3.0
+
+
+class Reliability(Spec):
+    """How often parts interrupt a training job, how the job comes back, and where its checkpoints go.
+
+    The mean times between failures are of one part, by the interruptions of a job they cause. Their defaults are
+    exposure over count of the 419 unexpected interruptions of Llama 3 405B in 54 days on 16,384 H100 (Grattafiori et
+    al. 2024, table 5): 196 of the accelerator, 72 of its HBM, 46 of hosts, 42 of network, 63 of software. The times to
+    come back are assumed, within what Jiang et al. (MegaScale, NSDI'24, section 6.3) report for over 10,000 GPUs: under
+    10 min to detect and diagnose, under 15 min to catch up. A failed accelerator, memory or host takes its node out
+    for ``repair``; a spare takes its place if one is left, else the job waits.
+
+    Attributes:
+        accelerator_mtbf, memory_mtbf: of one device without its memory, and of its memory.
+        host_mtbf: of one node: processors, drives, power supplies, unplanned maintenance.
+        network_mtbf: of one device's ports and cables and its part of the switches.
+        software_mtbf: of the job, times its devices.
+        detection: from the failure until the job is stopped and the failed part is found.
+        restart: start of processes, collectives and warm-up; reading the checkpoint comes on top.
+        repair: of a node, by which it is back among the spares (assumed).
+        spare_share: spare nodes, of the job's nodes (5 %: Cui et al. 2025 on the Delta system, to keep a job going).
+        spare_nodes: spare nodes besides.
+        maintenance_interval, maintenance_time: how often the job is stopped as planned, and for how long besides the
+            restart (47 times in those 54 days; how long is assumed).
+        checkpoint_interval: training between two checkpoints; 0: the best.
+        checkpoint_overhead: stall of a checkpoint besides its copy: synchronization, planning (assumed).
+        checkpoint_tier: expansion tier that takes the first copy; "auto": the node's first.
+        asynchronous: training goes on while the first copy is written to storage.
+        storage_bandwidth: of the whole file system, and
+        node_storage_bandwidth: of one node to it (2 TB/s for 2,048 nodes: Grattafiori et al. 2024, section 3.3.1).
+    """
+
+    accelerator_mtbf: Seconds = 16384 * 54 * DAY / 196
+    memory_mtbf: Seconds = 16384 * 54 * DAY / 72
+    host_mtbf: Seconds = 2048 * 54 * DAY / 46
+    network_mtbf: Seconds = 16384 * 54 * DAY / 42
+    software_mtbf: Seconds = 16384 * 54 * DAY / 63
+    detection: Seconds = 300.0
+    restart: Seconds = 300.0
+    repair: Seconds = DAY
+    spare_share: Fraction = 0.05
+    spare_nodes: CountOrZero = 0
+    maintenance_interval: Seconds = 54 * DAY / 47
+    maintenance_time: Seconds = 600.0
+    checkpoint_interval: Seconds = 0.0
+    checkpoint_overhead: Seconds = 1.0
+    checkpoint_tier: Name = "auto"
+    asynchronous: Switch = True
+    storage_bandwidth: Bandwidth = 2e12
+    node_storage_bandwidth: Bandwidth = 1e9
 
 
 class Cluster(Entry):
@@ -265,6 +333,7 @@ class Cluster(Entry):
     network: Network
     devices: Count
     facility: Facility = Facility()
+    reliability: Reliability = Reliability()
 
     @model_validator(mode="after")
     def _node_fits_the_network(self) -> Self:

@@ -1,4 +1,4 @@
-"""Answers kept by content: a hardware design whose problem was solved before, in this run or another, is not solved again.
+"""Answers kept by content: hardware whose problem was solved before, in this run or another, is not solved again.
 
 The key is a digest of everything the answer depends on: specifications, calibration, strategies tried, objectives,
 budgets, couplings, the version and the source code of the cost model. The store is one SQLite file in the user's cache
@@ -94,8 +94,7 @@ class Cache:
                 store.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
 
     def _open(self) -> sqlite3.Connection:
-        assert self.path is not None
-        store = sqlite3.connect(self.path, timeout=30.0)
+        store = sqlite3.connect(self.path or ":memory:", timeout=30.0)
         store.execute("PRAGMA journal_mode=WAL")
         store.execute("PRAGMA synchronous=NORMAL")
         return store

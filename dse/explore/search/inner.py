@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dse.cost.graph import Evaluation
-from dse.explore.best import BLOCK, Space
+from dse.explore.best import Space
 from dse.explore.evaluate import feasible, price, violations
 from dse.explore.objectives import margins
 from dse.explore.search import pareto
@@ -23,6 +23,7 @@ from dse.explore.search.variables import coupled
 from dse.space.axes import with_value
 
 Array = Any
+BLOCK = 1 << 20  # designs priced at once: few enough for memory, many enough to hide the cost of calls
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Inner:
     feasible: int = 0
     front: list[tuple[tuple[float, ...], int]] = field(default_factory=list)
     nearest: tuple[int, dict[str, float]] | None = None
-    _distance: float = np.inf
+    _rank: tuple[float, float] = (np.inf, np.inf)  # of the nearest: share broken, then the first objective
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that survives JSON bit by bit."""
@@ -190,25 +191,31 @@ def _keep_nearest(
     places: np.ndarray,
     into: list[Inner],
 ) -> None:
-    """Of the strategies legal but for memory and budgets, the one that breaks them least (in relative terms)."""
+    """Of the strategies legal but for memory and budgets, the one that breaks them least (in relative terms).
+
+    Where several break them alike (hardware beyond a budget), the best of them by the first objective.
+    """
     rules = dict(violations(evaluation))
     memory = rules.pop("memory_fits")
-    legal = np.broadcast_to(feasible(rules), shape).reshape(shape[0], -1)
+    legal = _spread(feasible(rules), shape)
     capacity = evaluation.specs["cluster"].accelerator.memory.capacity  # type: ignore[attr-defined]
     broken = {"memory_fits": memory, **limits}
     scales = {"memory_fits": capacity, **{c.text: max(abs(c.value), 1e-12) for c in given.constraints}}
     distance: Array = 0.0
     for name, margin in broken.items():
         distance = distance + np.maximum(-margin, 0.0) / scales[name]
-    spread = np.where(legal, _spread(distance, shape), np.inf)
-    least = np.argmin(spread, axis=1)
+    far = np.where(legal, _spread(distance, shape), np.inf)
+    least = far.min(axis=1)
+    lead = given.objectives[0]
+    tied = np.where(far <= least[:, None], lead.sign * _spread(lead.value(evaluation), shape), np.inf)
+    chosen = np.argmin(tied, axis=1)
     for row, answer in enumerate(into):
-        far = float(spread[row, least[row]])
-        if answer.feasible or not far < answer._distance:
+        rank = (float(least[row]), float(tied[row, chosen[row]]))
+        if answer.feasible or not np.isfinite(rank[0]) or not rank < answer._rank:
             continue
-        answer._distance = far
-        values = {name: float(_spread(margin, shape)[row, least[row]]) for name, margin in broken.items()}
-        answer.nearest = (int(places[least[row]]), {name: v for name, v in values.items() if v < 0})
+        answer._rank = rank
+        values = {name: float(_spread(margin, shape)[row, chosen[row]]) for name, margin in broken.items()}
+        answer.nearest = (int(places[chosen[row]]), {name: v for name, v in values.items() if v < 0})
 
 
 def _settle(given: Problem, answer: Inner) -> None:

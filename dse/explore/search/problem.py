@@ -18,7 +18,7 @@ from dse.cost.graph import Quantity
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import BoundAxis, bind_axes, load_specs, own_quantities, with_stack
 from dse.explore.objectives import Condition, Objective, conditions, objectives
-from dse.explore.search.variables import BoundCoupling, Span, Variable, bind_coupling, bind_variable, coupled
+from dse.explore.search.variables import BoundCoupling, HardwareVariable, Span, bind_coupling, bind_variable, coupled
 from dse.space.axes import Axis, with_value
 from dse.space.enumerate import strategy_axes
 from dse.spec.strategy import Strategy, parse_strategy
@@ -31,7 +31,7 @@ class Problem:
     """A search problem, bound and checked. Made by :func:`problem`."""
 
     specs: Mapping[str, Any]
-    variables: tuple[Variable, ...]
+    variables: tuple[HardwareVariable, ...]
     couplings: tuple[BoundCoupling, ...]
     objectives: tuple[Objective, ...]
     constraints: tuple[Condition, ...]
@@ -83,7 +83,7 @@ class Group:
         return {b.name: b.values[i] for b, i in zip(self.strategies, index, strict=True)}
 
 
-def _apart(v: Variable) -> bool:
+def _apart(v: HardwareVariable) -> bool:
     """Is each value a group of its own (another structure, or another set of strategies)?"""
     return v.structural or v.place.steps == ("devices",)
 

@@ -93,7 +93,7 @@ def _at(specs: Mapping[str, Any], place: Place) -> Any:
 
 
 @dataclass(frozen=True)
-class Variable:
+class HardwareVariable:
     """A hardware field that varies.
 
     Attributes:
@@ -139,7 +139,7 @@ def coupled(specs: dict[str, Any], base: Mapping[str, Any], couplings: Sequence[
     return changed
 
 
-def bind_variable(item: Axis | Span, specs: Mapping[str, Spec]) -> Variable:
+def bind_variable(item: Axis | Span, specs: Mapping[str, Spec]) -> HardwareVariable:
     if isinstance(item, Axis):
         if item.path.split(".")[0] not in ("cluster", "model"):
             raise SpecError([Fault(item.path, "", "hardware is searched here; strategies go into 'options'")])
@@ -152,11 +152,11 @@ def bind_variable(item: Axis | Span, specs: Mapping[str, Spec]) -> Variable:
         else:
             shown = tuple(bound.coordinates)
         name = item.name.removeprefix("cluster.")
-        return Variable(name, item, bound.place, values, shown, structural=bound.structural)
+        return HardwareVariable(name, item, bound.place, values, shown, structural=bound.structural)
     return _spanned(item, specs)
 
 
-def _spanned(item: Span, specs: Mapping[str, Spec]) -> Variable:
+def _spanned(item: Span, specs: Mapping[str, Spec]) -> HardwareVariable:
     ends = bind_axes(specs, [axis(item.path, [item.low, item.high], unit=item.unit, name=item.name)])[0]
     low, high = ends.values
     if ends.structural or not all(isinstance(v, int | float) for v in (low, high)):
@@ -166,12 +166,12 @@ def _spanned(item: Span, specs: Mapping[str, Spec]) -> Variable:
         raise SpecError([Fault(item.path, f"{item.low} to {item.high}", rule)])
     whole = isinstance(low, int)
     if item.steps is None and not whole:
-        return Variable(item.name, ends.axis, ends.place, low=float(low), high=float(high), log=item.log)
+        return HardwareVariable(item.name, ends.axis, ends.place, low=float(low), high=float(high), log=item.log)
     count = item.steps or min(int(high - low) + 1, 10_000)
     points = np.geomspace(low, high, count) if item.log else np.linspace(low, high, count)
     values = tuple(dict.fromkeys(round(p) for p in points)) if whole else tuple(float(f"{p:.12g}") for p in points)
     bound = bind_axes(specs, [axis(item.path, values, name=item.name)])[0]
-    return Variable(item.name, bound.axis, bound.place, bound.values, bound.values)
+    return HardwareVariable(item.name, bound.axis, bound.place, bound.values, bound.values)
 
 
 def bind_coupling(item: Any, specs: Mapping[str, Spec]) -> BoundCoupling:
