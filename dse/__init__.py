@@ -1,7 +1,8 @@
 """Design-space exploration for ML systems.
 
 ``YAML → specification → axes → cost → Result (xarray) → figure, table, study``: :func:`estimate` prices one design,
-:func:`sweep` any axes at once, :func:`best` finds the best strategy exhaustively; every number explains itself.
+:func:`sweep` any axes at once, :func:`best` finds the best strategy exhaustively, :func:`search` hardware and strategy
+together, :func:`require` the least resource that meets a target; every number explains itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,12 @@ from __future__ import annotations
 from dse.api import Axis, Result, axis, best, estimate, sweep
 from dse.cost.graph import quantity
 from dse.errors import DseError, InfeasibleDesign, SpecError, StudyError
+from dse.explore import sensitivity
 from dse.explore.confidence import Comparison, compare
+from dse.explore.require import IsoCurve, Requirement, require
+from dse.explore.search.found import SearchResult
+from dse.explore.search.run import search
+from dse.explore.search.variables import coupling, span
 from dse.spec import load_accelerator, load_cluster, load_model, load_node, load_strategy
 from dse.spec.calibration import use as use_calibration
 from dse.study.export import export
@@ -22,12 +28,16 @@ __all__ = [
     "Comparison",
     "DseError",
     "InfeasibleDesign",
+    "IsoCurve",
+    "Requirement",
     "Result",
+    "SearchResult",
     "SpecError",
     "StudyError",
     "axis",
     "best",
     "compare",
+    "coupling",
     "estimate",
     "export",
     "load_accelerator",
@@ -36,6 +46,10 @@ __all__ = [
     "load_node",
     "load_strategy",
     "quantity",
+    "require",
+    "search",
+    "sensitivity",
+    "span",
     "sweep",
     "use_calibration",
 ]

@@ -15,6 +15,9 @@ import typer
 
 from dse.accuracy import cli as accuracy_cli
 from dse.errors import DseError, Fault, InfeasibleDesign, SpecError
+from dse.explore.require import cli as require_cli
+from dse.explore.search import cli as search_cli
+from dse.explore.sensitivity import cli as sensitivity_cli
 from dse.measure.cli import measure_app
 
 HELP = """Design-space exploration for ML systems: which accelerator, memory, network and parallelization?
@@ -38,7 +41,8 @@ app = typer.Typer(
 catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(measure_app, name="measure")
-accuracy_cli.attach(app)
+for part in (search_cli, sensitivity_cli, require_cli, accuracy_cli):
+    part.attach(app)
 
 Model = Annotated[str, typer.Option("--model", help="Catalogue id, YAML file, or CSV of layers.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="Catalogue id or YAML file; a template for any size.")]
@@ -235,6 +239,8 @@ def best(
         echo_json({**result.summary(), "ranking": result.ranking})
         return
     typer.echo(str(result))
+    counts = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in result.counts.items())
+    typer.echo(f"\ndesigns: {counts}")
     if top > 1:
         _print_ranking(result, objective)
 

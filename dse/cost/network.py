@@ -327,7 +327,9 @@ def placement_shares(
         for name in order.split("-"):
             stride[name] = running
             running = running * degrees[name]
-        first = np.minimum(stride["dp"], stride["cp"])
+        # The innermost of the two groups; one of size 1 lies nowhere.
+        first = np.where(np.less_equal(data_parallel, 1), stride["cp"], np.minimum(stride["dp"], stride["cp"]))
+        first = np.where(np.less_equal(cp, 1), stride["dp"], first)
         replicas = data_parallel * cp
         found = {name: group_shares(stride[name], degrees[name], dimension_sizes) for name in degrees}
         found["grad"] = _joint(found["dp"], found["cp"])

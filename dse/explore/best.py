@@ -1,160 +1,48 @@
-"""The best strategy by exhaustive enumeration on named axes, in blocks that fit the cache."""
+"""The best strategy for a model on a cluster, out of all of them."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dse.cost.graph import Evaluation, Quantity
 from dse.errors import Fault, InfeasibleDesign, SpecError
-from dse.explore.evaluate import RULES, BoundAxis, bind_axes, feasible, load_specs, own_quantities, price, violations
+from dse.explore.evaluate import RULES, bind_axes, feasible, load_specs, own_quantities, violations
+from dse.explore.exhaustive import OBJECTIVES, Found, Space, enumerate_space
 from dse.explore.result import Result
 from dse.space import rules
-from dse.space.axes import with_value
 from dse.space.enumerate import strategy_axes
 
-BLOCK = 1 << 20  # designs evaluated at once: few enough for memory, many enough to hide the cost of calls
-# Objectives: quantity and whether less is better.
-OBJECTIVES = {
-    "step_time": True,
-    "tokens_per_s": False,
-    "mfu": False,
-    "cost": True,
-    "energy": True,
-    "carbon": True,
-    "memory_bytes": True,
-    "tokens_per_dollar": False,
-    "tokens_per_joule": False,
-}
-
-
-@dataclass(frozen=True)
-class Space:
-    """Bound axes of an enumeration and the specifications they vary."""
-
-    specs: Mapping[str, Any]
-    axes: tuple[BoundAxis, ...]
-    devices_given: bool = True
-    replace: tuple[Quantity, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Designs in the space, legal or not."""
-        return int(np.prod([len(b.values) for b in self.axes], dtype=np.int64))
-
-    def blocks(self, limit: int = BLOCK) -> Iterator[tuple[slice, ...]]:
-        """Slices of the axes, outermost first, each of at most about ``limit`` designs."""
-        inner, split = 1, len(self.axes)
-        for position in range(len(self.axes) - 1, -1, -1):
-            if inner * len(self.axes[position].values) > limit:
-                break
-            inner *= len(self.axes[position].values)
-            split = position
-        outer = [_pieces(len(b.values), 1) for b in self.axes[: max(split - 1, 0)]]
-        if split > 0:
-            outer.append(_pieces(len(self.axes[split - 1].values), max(limit // inner, 1)))
-        for choice in product(*outer):
-            yield (*choice, *(slice(0, len(b.values)) for b in self.axes[split:]))
-
-    def evaluate(self, block: Sequence[slice]) -> Evaluation:
-        """Price one block: every axis keeps its position, cut to its slice."""
-        changed = dict(self.specs)
-        count = len(self.axes)
-        for position, (b, part) in enumerate(zip(self.axes, block, strict=True)):
-            shape = [1] * count
-            values = np.asarray(b.values)[part]
-            shape[position] = len(values)
-            changed[b.place.root] = with_value(changed[b.place.root], b.place.steps, values.reshape(shape))
-        return price(changed, devices_given=self.devices_given, replace=self.replace)
-
-    def strategy_at(self, index: Sequence[int]) -> dict[str, Any]:
-        """Field values of one design."""
-        return {b.name: b.values[i] for b, i in zip(self.axes, index, strict=True)}
-
-
-@dataclass
-class Found:
-    """Outcome of an enumeration."""
-
-    evaluated: int
-    feasible: int
-    best: list[tuple[float, tuple[int, ...]]]
-    closest: tuple[int, tuple[int, ...]] | None = None
-
-
-def _pieces(length: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
-
-
-def enumerate_space(space: Space, objective: str, *, top: int = 1, workers: int | None = None) -> Found:
-    """Evaluate every design of a space and keep the ``top`` feasible ones.
-
-    Ties are broken by position: the first design in the axes' order wins.
-    """
-    sign = 1.0 if OBJECTIVES[objective] else -1.0
-
-    def run(block: tuple[slice, ...]) -> Found:
-        return _run_block(space, block, objective, sign, top)
-
-    workers = workers or min(os.cpu_count() or 1, 8)
-    blocks = list(space.blocks())
-    if workers == 1 or len(blocks) == 1:
-        parts = map(run, blocks)
-        return _joined(parts, top, sign)
-    with ThreadPoolExecutor(workers) as pool:
-        return _joined(pool.map(run, blocks), top, sign)
-
-
-def _run_block(space: Space, block: tuple[slice, ...], objective: str, sign: float, top: int) -> Found:
-    evaluation = space.evaluate(block)
-    shape = tuple(part.stop - part.start for part in block)
-    allowed = np.broadcast_to(np.asarray(feasible(violations(evaluation))), shape)
-    count = int(np.prod(shape))
-    good = int(np.count_nonzero(allowed))
-    if not good:
-        return Found(count, 0, [])
-    score = np.where(allowed, sign * evaluation[objective], np.inf)
-    flat = score.ravel()
-    if top == 1:
-        order = np.array([int(np.argmin(flat))])
-    else:
-        kept = min(top, good)
-        limit = np.partition(flat, kept - 1)[kept - 1]
-        order = np.flatnonzero(flat <= limit)
-        order = order[np.argsort(flat[order], kind="stable")][:kept]
-    found = []
-    for position in order:
-        inside = np.unravel_index(int(position), shape)
-        index = tuple(int(i) + part.start for i, part in zip(inside, block, strict=True))
-        found.append((sign * float(flat[position]), index))
-    return Found(count, good, found)
-
-
-def _joined(parts: Any, top: int, sign: float) -> Found:
-    total = Found(0, 0, [])
-    for part in parts:
-        total.evaluated += part.evaluated
-        total.feasible += part.feasible
-        total.best = sorted([*total.best, *part.best], key=lambda item: (sign * item[0], item[1]))[:top]
-    return total
+__all__ = ["OBJECTIVES", "Best", "Found", "Space", "best", "enumerate_space", "strategy_space"]
 
 
 class Best(Result):
-    """The best design of an enumeration: a :class:`Result` that knows what it was chosen from."""
+    """The best design of an enumeration: a :class:`Result` that knows what it was chosen from.
+
+    Attributes:
+        strategy: the chosen fields.
+        objective: by what it was chosen.
+        ranking: objective and chosen fields of the best distinct designs, best first.
+        counts: what became of all designs of the space (see :class:`Found`).
+    """
 
     strategy: dict[str, Any]
-    evaluated: int
-    feasible_count: int
     objective: str
     ranking: list[dict[str, Any]]
+    counts: dict[str, int]
+
+    @property
+    def evaluated(self) -> int:
+        """Designs of the space, legal or not, all of which are accounted for."""
+        return self.counts["evaluated"]
+
+    @property
+    def feasible_count(self) -> int:
+        """Designs that satisfy every rule."""
+        return self.counts["feasible"]
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -162,13 +50,15 @@ class Best(Result):
             "objective": self.objective,
             "evaluated": self.evaluated,
             "feasible_designs": self.feasible_count,
+            "distinct_designs": self.counts["distinct"],
             **super().summary(),
         }
 
     def __repr__(self) -> str:
         chosen = ", ".join(f"{name}={str(value).lower()}" for name, value in self.strategy.items())
         return (
-            f"best of {self.evaluated:,} strategies ({self.feasible_count:,} feasible) by {self.objective}\n"
+            f"best of {self.evaluated:,} strategies ({self.feasible_count:,} feasible, "
+            f"{self.counts['distinct']:,} distinct) by {self.objective}\n"
             f"{chosen}\n\n{super().__repr__()}"
         )
 
@@ -223,7 +113,13 @@ def best(
     workers: int | None = None,
     replace: Any = (),
 ) -> Best:
-    """Find the best feasible strategy by evaluating all of them.
+    """Find the best feasible strategy of all.
+
+    Rules and memory of every strategy are computed, and the objective of those that can still win: a strategy whose
+    proved bound (see :mod:`dse.explore.bounds`) is worse than the ``top`` best found is never timed, and strategies
+    that differ only in what cannot matter (see :mod:`dse.space.symmetry`) count as one, the first in the axes' order.
+    Strategies of equal value are ranked by their position in the axes' order, the last axis fastest. The answer is
+    that of timing every one.
 
     Args:
         model, cluster: as for :func:`dse.estimate`.
@@ -231,11 +127,11 @@ def best(
         global_batch: samples per step.
         objective: ``step_time``, ``tokens_per_s``, ``mfu``, ``cost``, ``energy``, ``carbon``, ``memory_bytes``,
             ``tokens_per_dollar`` or ``tokens_per_joule``.
-        top: how many runners-up to keep in ``ranking``.
+        top: how many distinct strategies to keep in ``ranking``.
         base: strategy fields that stay fixed (precision, attention, overlap, ...).
         options: values to try for any strategy field, instead of the defaults.
-        workers: threads; by default one a core.
-        replace: quantities of your own, as for :func:`dse.estimate`.
+        workers: threads; by default as many as pay (see :func:`enumerate_space`).
+        replace: quantities of your own, as for :func:`dse.estimate`; nothing is then proved, so all that fits is timed.
 
     Raises:
         SpecError: with every fault of the inputs.
@@ -254,8 +150,9 @@ def best(
     specs = {**space.specs, "strategy": space.specs["strategy"].replace(**chosen)}
     result = Best(specs, [], devices_given=True, replace=space.replace)
     fixed = {name: getattr(specs["strategy"], name) for name in _base_strategy(base)}
-    result.strategy = {**fixed, **chosen, "dp": int(result["data_parallel"].item()), "global_batch": global_batch}
-    result.evaluated, result.feasible_count, result.objective = found.evaluated, found.feasible, objective
+    replicas = int(result.cells[0].evaluation["data_parallel"])
+    result.strategy = {**fixed, **chosen, "dp": replicas, "global_batch": global_batch}
+    result.counts, result.objective = found.counts(), objective
     result.ranking = [{objective: value, **space.strategy_at(index)} for value, index in found.best]
     return result
 

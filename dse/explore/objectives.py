@@ -180,6 +180,8 @@ def condition(text: Any) -> Condition:
         number = parse(value, unit)
     except UnitError as error:
         raise SpecError([Fault(f"condition {name}", repr(value)[:60], str(error))]) from None
+    if not np.isfinite(number):
+        raise SpecError([Fault(f"condition {name}", repr(value)[:60], "must be a finite number")])
     return Condition(str(text).strip(), name, sense in ("<=", "<", "≤"), number, unit)
 
 
@@ -244,15 +246,15 @@ def objective(text: Any) -> Objective:
     if isinstance(text, Objective):
         return text
     whole = " ".join(str(text)[:200].split())
-    probability = _PROBABILITY.match(whole)
-    if probability:
-        target = condition(probability[1])
-        _check_interval(target.name)
-        return Objective(whole, target.name, False, "1", "probability", target=target)
     word, _, rest = whole.partition(" ")
     direction = {"min": True, "minimize": True, "minimise": True, "max": False, "maximize": False, "maximise": False}
     less = direction.get(word)
     body = rest if less is not None else whole
+    probability = _PROBABILITY.match(body)
+    if probability:
+        target = condition(probability[1])
+        _check_interval(target.name)
+        return Objective(whole, target.name, bool(less), "1", "probability", target=target)
     risk, level, name = _risk(body)
     unit = unit_of_quantity(name)
     if less is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dse.errors import Fault, SpecError
 from dse.study.quantities import BEST, at_point, ratio
-from dse.study.spec import OF_MEASURED, Figure, Study
+from dse.study.spec import OF_MEASURED, OF_SEARCHES, Figure, Study
 from dse.view import figures as draw
 from dse.view import theme
 from dse.view.accuracy import predicted_vs_measured, ranking
@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from dse.explore.result import Result
+    from dse.explore.search.found import SearchResult
     from dse.study.corpus import Compared
 
 
 def draw_all(
-    study: Study, results: Mapping[str, Result], verdicts: pd.DataFrame, compared: Mapping[str, Compared]
+    study: Study,
+    results: Mapping[str, Result],
+    verdicts: pd.DataFrame,
+    compared: Mapping[str, Compared],
+    searched: Mapping[str, SearchResult],
 ) -> dict[str, go.Figure]:
     """Every figure of a study by id.
 
@@ -39,6 +44,8 @@ def draw_all(
         try:
             if figure.kind in OF_MEASURED:
                 found[figure.id] = _accuracy(figure, compared[figure.run or ""])
+            elif figure.kind in OF_SEARCHES:
+                found[figure.id] = _searched(figure, searched[figure.run or ""])
             else:
                 found[figure.id] = _draw(figure, study, results, verdicts)
         except SpecError as error:
@@ -46,6 +53,15 @@ def draw_all(
     if faults:
         raise SpecError(faults)
     return found
+
+
+def _searched(figure: Figure, result: SearchResult) -> go.Figure:
+    """The front of a search, or its best designs as lines."""
+    from dse.view.search import front, parallel
+
+    if figure.kind == "parallel":
+        return parallel(result, title=figure.title)
+    return front(result, figure.x, figure.y, colour=figure.by, title=figure.title)
 
 
 def _accuracy(figure: Figure, found: Compared) -> go.Figure:

@@ -19,6 +19,7 @@ from dse.study.checks import PASS
 from dse.study.export import WRITERS, write_atomically
 from dse.study.measured_report import cell, limit_lines, table_lines
 from dse.study.provenance import commit, digest, provenance, version
+from dse.study.searches import report_lines as search_lines
 from dse.study.spec import Study
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from dse.explore.result import Result
+    from dse.explore.search.found import SearchResult
     from dse.study.corpus import Compared
 
 PACKAGES = ("numpy", "xarray", "pandas", "pyarrow", "pydantic", "plotly", "kaleido")
@@ -120,6 +122,7 @@ def report_text(
     results: Mapping[str, Result],
     images: set[str],
     measured: Mapping[str, Compared],
+    searches: Mapping[str, SearchResult],
 ) -> str:
     """``report.md``: the question, what came out against what was published, the figures and the notes."""
     short = int((verdicts["verdict"] != PASS).sum())
@@ -140,6 +143,7 @@ def report_text(
         count = _designs(results[run.id])
         lines.append(f"| {run.id} | {cell(run.title)} | {count} | [CSV]({run.id}.csv), [Parquet]({run.id}.parquet) |")
     lines += [""] if study.runs else []
+    lines += search_lines(study.searches, searches)
     for found in measured.values():
         lines += table_lines(found)
     for group in dict.fromkeys(verdicts["group"]) if len(verdicts) else ():
@@ -182,7 +186,12 @@ def _designs(result: Result) -> int:
 
 
 def provenance_text(
-    study: Study, folder: Path, results: Mapping[str, Result], tables: list[Path], measured: Mapping[str, Compared]
+    study: Study,
+    folder: Path,
+    results: Mapping[str, Result],
+    tables: list[Path],
+    measured: Mapping[str, Compared],
+    searches: Mapping[str, SearchResult],
 ) -> str:
     """``provenance.json``: versions, commit, digests of the inputs and of the tables that came out."""
     names = ["study.yaml", *([study.expected] if study.expected else [])]
@@ -208,6 +217,8 @@ def provenance_text(
             name: {"rows": len(part.selected), "sha256": hashlib.sha256(part.selected.to_csv().encode()).hexdigest()}
             for name, part in measured.items()
         }
+    if searches:
+        found["searches"] = {name: {**search.provenance, "seed": search.seed} for name, search in searches.items()}
     return json.dumps(found, indent=2, sort_keys=True) + "\n"
 
 

@@ -21,6 +21,7 @@ from dse.spec.fields import Count, Name, Switch, Text
 from dse.spec.load import read_yaml
 from dse.study.fields import PlainFile, Point, Prose
 from dse.study.measured import Average, Measured
+from dse.study.searches import SearchCheck, Searched
 
 # Where a value to compare with comes from: printed in the paper, recorded by its authors' simulator, computed again
 # from their method by someone else, or only a direction that must hold.
@@ -28,6 +29,7 @@ Label = Literal["paper", "recorded", "re-derived", "trend"]
 
 
 OF_MEASURED = ("accuracy", "ranking")  # kinds of figures whose run is a measured table
+OF_SEARCHES = ("front", "parallel")  # and those whose run is a search
 
 
 class RunAxis(Spec):
@@ -76,12 +78,14 @@ class Figure(Spec):
     ``labels`` names the bars, rows or lines: ``"MP{tp}_DP{data_parallel}"``. An axis in ``at`` may be ``best``: the
     feasible value with the least step time. Figures of measured tables are ``accuracy`` (predicted over measured step
     time, or peak memory where ``quantity`` is ``memory``; ``by`` is the column that colours) and ``ranking`` (places in
-    each sweep); their ``run`` is a measured table.
+    each sweep); their ``run`` is a measured table. Figures of searches are ``front`` (columns ``x`` and ``y``, coloured
+    ``by``) and ``parallel``.
     """
 
     id: Name
     kind: Literal[
-        "breakdown", "footprint", "heatmap", "lines", "comparison", "roofline", "verdicts", "accuracy", "ranking"
+        "breakdown", "footprint", "heatmap", "lines", "comparison", "roofline", "verdicts", "accuracy", "ranking",
+        "front", "parallel",
     ]  # fmt: skip
     run: Name | None = None
     title: Text = ""
@@ -178,7 +182,7 @@ class Expected(Spec):
 class Study(Spec):
     """A study. ``defaults`` holds fields that runs share; a run's own strategy fields override those.
 
-    It has runs (sweeps), ``measured`` tables that predictions are held against, or both.
+    It has runs (sweeps), ``measured`` tables that predictions are held against, ``searches``, or several of these.
     """
 
     id: Name
@@ -188,10 +192,12 @@ class Study(Spec):
     defaults: dict[str, Any] = Field(default_factory=dict)
     runs: tuple[Run, ...] = ()
     measured: tuple[Measured, ...] = ()
+    searches: tuple[Searched, ...] = ()
     figures: tuple[Figure, ...] = ()
     expected: PlainFile | None = None
     trends: tuple[Trend, ...] = ()
     averages: tuple[Average, ...] = ()
+    search_checks: tuple[SearchCheck, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -213,8 +219,8 @@ class Study(Spec):
 
     @model_validator(mode="after")
     def _not_empty(self) -> Study:
-        if not self.runs and not self.measured:
-            raise ValueError("a study needs runs or measured tables")
+        if not self.runs and not self.measured and not self.searches:
+            raise ValueError("a study needs runs, measured tables or searches")
         return self
 
 
@@ -279,15 +285,17 @@ def load_study(name_or_path: str | Path) -> tuple[Study, list[Expected], Path]:
 def _reference_faults(study: Study, where: str) -> list[Fault]:
     """Ids given twice, and references to runs that are not there."""
     runs, tables = [run.id for run in study.runs], [block.id for block in study.measured]
+    searches = [block.id for block in study.searches]
     faults = []
-    for what, ids in (("runs", [*runs, *tables]), ("figures", [figure.id for figure in study.figures])):
+    for what, ids in (("runs", [*runs, *tables, *searches]), ("figures", [figure.id for figure in study.figures])):
         twice = sorted({name for name in ids if ids.count(name) > 1})
         faults += [Fault(what, name, "this id is given twice", where) for name in twice]
     uses: list[tuple[str, Any]] = []
     for i, figure in enumerate(study.figures):
-        if figure.kind in OF_MEASURED:
-            if (figure.run or "") not in tables:
-                rule = _no_run(figure.run or "", tables, "a measured table")
+        if figure.kind in (*OF_MEASURED, *OF_SEARCHES):
+            known, what = (tables, "a measured table") if figure.kind in OF_MEASURED else (searches, "a search")
+            if (figure.run or "") not in known:
+                rule = _no_run(figure.run or "", known, what)
                 faults.append(Fault(f"figures.{i}.run", repr(figure.run), rule, where))
         elif figure.kind != "verdicts":
             uses.append((f"figures.{i}.run", figure.run or ""))
@@ -300,6 +308,12 @@ def _reference_faults(study: Study, where: str) -> list[Fault]:
         ]
     for i, trend in enumerate(study.trends):
         uses += [(f"trends.{i}.run", trend.run), (f"trends.{i}.reference.run", trend.reference and trend.reference.run)]
+    for i, check in enumerate(study.search_checks):
+        faults += [
+            Fault(f"search_checks.{i}", repr(name), _no_run(name, searches, "a search"), where)
+            for name in (check.search, check.reference)
+            if name is not None and name not in searches
+        ]
     for i, average in enumerate(study.averages):
         uses += [(f"averages.{i}.runs", name) for name in average.runs]
     faults += [

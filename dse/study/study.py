@@ -14,6 +14,7 @@ from dse.study.checks import KNOWN, PASS, SHORT, verdict_table
 from dse.study.corpus import Compared, compare_table
 from dse.study.limits import EXTRA, limit_rows, tables_of
 from dse.study.plots import draw_all
+from dse.study.searches import check_row, run_search
 from dse.study.spec import Expected, Run, Study, load_study, studies
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from dse.explore.result import Result
+    from dse.explore.search.found import SearchResult
 
 __all__ = ["StudyReport", "load_study", "run_study", "studies"]
 
@@ -38,6 +40,7 @@ class StudyReport:
         verdicts: one row a check: group (the run), check, label, published, ours, unit, difference, tolerance, verdict,
             source; of measured tables also sample (had the constants seen the rows?), held_out, cause.
         measured: the predicted rows of each measured table.
+        searches: what each search found.
         figures: Plotly figures by id.
         files: what was written, in order.
     """
@@ -48,6 +51,7 @@ class StudyReport:
     figures: dict[str, go.Figure]
     out: Path | None = None
     measured: dict[str, Compared] = field(default_factory=dict)
+    searches: dict[str, SearchResult] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     @property
@@ -100,12 +104,18 @@ def run_study(
             compared[block.id] = compare_table(block, folder)
         except SpecError as error:
             faults += [replace(f, path=f"measured.{index} ({block.id}): {f.path}") for f in error.faults]
+    searched: dict[str, SearchResult] = {}
+    for index, search in enumerate(study.searches):
+        try:
+            searched[search.id] = run_search(search, lambda value: _beside(value, folder))
+        except SpecError as error:
+            faults += [replace(f, path=f"searches.{index} ({search.id}): {f.path}") for f in error.faults]
     if faults:
         raise SpecError(faults)
-    verdicts = _verdicts(study, expected, results, compared)
-    figures = draw_all(study, results, verdicts, compared)
+    verdicts = _verdicts(study, expected, results, compared, searched)
+    figures = draw_all(study, results, verdicts, compared, searched)
     shown = [*SHOWN, *(EXTRA if compared else ())]
-    found = StudyReport(study, results, verdicts[shown], figures, target, compared)
+    found = StudyReport(study, results, verdicts[shown], figures, target, compared, searched)
     if target is not None:
         found.files.extend(_write(found, folder, target, say, images=images))
     for row in verdicts[verdicts["verdict"] != PASS].itertuples():
@@ -117,12 +127,19 @@ def run_study(
 
 
 def _verdicts(
-    study: Study, expected: Sequence[Expected], results: Mapping[str, Result], compared: Mapping[str, Compared]
+    study: Study,
+    expected: Sequence[Expected],
+    results: Mapping[str, Result],
+    compared: Mapping[str, Compared],
+    searched: Mapping[str, SearchResult],
 ) -> pd.DataFrame:
-    """Checks of sweeps, and after them those of measured tables, which have columns of their own."""
+    """Checks of sweeps and searches, and after them those of measured tables, which have columns of their own."""
     import pandas as pd
 
     verdicts = verdict_table(study, expected, results)
+    if study.search_checks:
+        more = [check_row(check, searched, (PASS, SHORT)) for check in study.search_checks]
+        verdicts = pd.DataFrame([*verdicts.to_dict("records"), *more], columns=verdicts.columns)
     if not compared:
         return verdicts
     blank = {"sample": "", "held_out": float("nan"), "cause": ""}
@@ -156,13 +173,17 @@ def _write(found: StudyReport, folder: Path, out: Path, say: Callable[[str], Non
         for name, frame in tables_of(found_table):
             files += report.write_table(frame, out, name, (".csv", ".parquet", ".md"))
         say(f"table {found_table.block.id}: {len(found_table.rows)} rows")
+    for name, search in found.searches.items():
+        files += report.write_table(search.table, out, name, (".parquet",))
+        files += report.write_table(search.front, out, f"{name}-front", (".csv",))
+        say(f"search {name}: {search.evaluated:,} designs on {len(search.points):,} of hardware")
     files += report.write_table(found.verdicts, out, "verdicts")
     tables = list(files)
     drawn = report.write_figures(found.figures, out, say, images=images)
     pictures = {path.stem for path in drawn if path.suffix == ".png"}
     files += drawn
-    text = report.report_text(found.study, found.verdicts, found.results, pictures, found.measured)
+    text = report.report_text(found.study, found.verdicts, found.results, pictures, found.measured, found.searches)
     files.append(report.write_bytes(out / "report.md", text.encode()))
-    facts = report.provenance_text(found.study, folder, found.results, tables, found.measured)
+    facts = report.provenance_text(found.study, folder, found.results, tables, found.measured, found.searches)
     files.append(report.write_bytes(out / "provenance.json", facts.encode()))
     return files

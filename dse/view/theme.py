@@ -57,6 +57,9 @@ GOOD, BAD = "#296C1B", "#D81B60"
 
 TITLES = {
     "step_time": "step time",
+    "effective_tokens_per_s": "effective throughput",
+    "effective_step_time": "effective step time",
+    "tco": "total cost of ownership",
     "tokens_per_s": "throughput",
     "mfu": "MFU",
     "hfu": "HFU",

@@ -38,7 +38,10 @@ def code_digest() -> str:
 
 
 def identity(given: Any) -> str:
-    """Digest of a search problem, without its hardware design."""
+    """Digest of a search problem, without its hardware design.
+
+    The order of the variables' values and of the options counts where answers name strategies by their position.
+    """
     from dse.study.provenance import _code
 
     plain = {
@@ -46,17 +49,18 @@ def identity(given: Any) -> str:
         "code": code_digest(),
         "calibration": calibration.active().id,
         "specs": {name: digest(spec) for name, spec in sorted(given.specs.items())},
-        "variables": [[v.axis.path, v.structural, [digest(x) for x in v.values] if v.structural else []]
+        "variables": [[v.name, v.axis.path, v.structural,
+                       [[s, digest(x)] for s, x in zip(v.shown, v.values, strict=True)] if v.structural else []]
                       for v in given.variables],
-        "largest": [[v.axis.path, str(v.high if not v.values else v.values[-1])] for v in given.variables],
-        "couplings": [[c.target.root, *c.target.steps, c.source.root, *c.source.steps, str(c.rate)]
-                      for c in given.couplings],
+        "largest": ["" if v.structural else str(v.largest) for v in given.variables],
+        "couplings": [[c.given.target, c.given.source, str(c.rate)] for c in given.couplings],
         "objectives": [[o.text, o.less] for o in given.objectives],
-        "constraints": [[c.name, c.at_most, c.value] for c in given.constraints],
-        "options": {name: [str(v) for v in values] if isinstance(values, list | tuple | range) else str(values)
-                    for name, values in given.options.items()},
+        "constraints": [[c.text, c.name, c.at_most, c.value] for c in given.constraints],
+        "options": [[name, [str(v) for v in values] if isinstance(values, list | tuple | range) else str(values)]
+                    for name, values in given.options.items()],
         "base": {name: str(value) for name, value in given.base.items()},
-        "replace": [_code(q) for q in given.replace],
+        "noted": list(given.noted),
+        "replace": [[q.name, q.equation, _code(q)] for q in given.replace],
     }  # fmt: skip
     return digest(plain)
 
@@ -72,7 +76,7 @@ class Cache:
         """The answers that are known."""
         found: dict[str, Any] = {}
         if self.path is not None and self.path.is_file():
-            with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(self._open()) as store:
+            with contextlib.suppress(sqlite3.Error, OSError, ValueError), contextlib.closing(self._open()) as store:
                 for start in range(0, len(keys), 500):
                     part = keys[start : start + 500]
                     marks = ",".join("?" * len(part))

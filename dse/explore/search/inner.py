@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from dse.cost.graph import Evaluation
 from dse.explore.best import Space
 from dse.explore.evaluate import feasible, price, violations
-from dse.explore.objectives import margins
+from dse.explore.objectives import margins, quantity_value
 from dse.explore.search import pareto
 from dse.explore.search.problem import Group, Problem
 from dse.explore.search.variables import coupled
@@ -24,6 +25,7 @@ from dse.space.axes import with_value
 
 Array = Any
 BLOCK = 1 << 20  # designs priced at once: few enough for memory, many enough to hide the cost of calls
+HOPELESS = 1e200  # stands for an infinite distance or score, so that it can still be compared
 
 
 @dataclass
@@ -32,22 +34,26 @@ class Inner:
 
     Attributes:
         evaluated: strategies looked at.
-        feasible: how many keep every rule and budget.
+        feasible: how many keep every rule and budget, and have objectives that are finite.
         front: objective values (as asked, not signed) and position of each strategy on the Pareto front, in order.
         nearest: where none is feasible, the position of the strategy that breaks least, and its negative margins.
+        noted: the problem's noted quantities at each strategy of the front, or at the nearest one.
     """
 
     evaluated: int = 0
     feasible: int = 0
     front: list[tuple[tuple[float, ...], int]] = field(default_factory=list)
     nearest: tuple[int, dict[str, float]] | None = None
+    noted: list[tuple[float, ...]] = field(default_factory=list)
     _rank: tuple[float, float] = (np.inf, np.inf)  # of the nearest: share broken, then the first objective
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that survives JSON bit by bit."""
         front = [[[float(v).hex() for v in values], place] for values, place in self.front]
         nearest = None if self.nearest is None else [self.nearest[0], {k: v.hex() for k, v in self.nearest[1].items()}]
-        return {"evaluated": self.evaluated, "feasible": self.feasible, "front": front, "nearest": nearest}
+        noted = [[v.hex() for v in row] for row in self.noted]
+        counts = {"evaluated": self.evaluated, "feasible": self.feasible}
+        return {**counts, "front": front, "nearest": nearest, "noted": noted}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Inner:
@@ -55,7 +61,8 @@ class Inner:
         front = [(tuple(float.fromhex(v) for v in values), int(place)) for values, place in data["front"]]
         near = data["nearest"]
         nearest = None if near is None else (int(near[0]), {k: float.fromhex(v) for k, v in near[1].items()})
-        return cls(int(data["evaluated"]), int(data["feasible"]), front, nearest)
+        noted = [tuple(float.fromhex(v) for v in row) for row in data["noted"]]
+        return cls(int(data["evaluated"]), int(data["feasible"]), front, nearest, noted)
 
 
 def solve(given: Problem, points: Sequence[Mapping[str, Any]], limit: int = BLOCK) -> list[Inner]:
@@ -75,34 +82,24 @@ def solve(given: Problem, points: Sequence[Mapping[str, Any]], limit: int = BLOC
         together = max(1, limit // max(strategies.size, 1))
         for start in range(0, len(places), together):
             chosen = places[start : start + together]
-            hardware = _hardware(given, [points[p] for p in chosen])
             for block in strategies.blocks(limit):
-                evaluation = _price(given, group, hardware, block)
+                evaluation = priced(given, group, [points[p] for p in chosen], block)
                 _reduce(given, group, evaluation, block, [found[p] for p in chosen])
     for inner in found:
         _settle(given, inner)
     return found
 
 
-def _hardware(given: Problem, points: Sequence[Mapping[str, Any]]) -> list[tuple[Any, np.ndarray]]:
-    """Place and values of every field that lies along the hardware axis."""
-    key = given.key(points[0])
-    apart = {name for name, _ in zip(_apart_names(given), key, strict=True)}
-    return [(v.place, np.array([v.value(p[v.name]) for p in points])) for v in given.variables if v.name not in apart]
-
-
-def _apart_names(given: Problem) -> list[str]:
-    return [v.name for v in given.variables if v.structural or v.place.steps == ("devices",)]
-
-
-def _price(given: Problem, group: Group, hardware: Sequence[tuple[Any, Array]], block: Sequence[slice]) -> Evaluation:
-    """One block of strategies on some hardware designs: hardware along axis 0, each strategy field along its own."""
+def priced(given: Problem, group: Group, points: Sequence[Mapping[str, Any]], block: Sequence[slice]) -> Evaluation:
+    """One block of strategies on hardware designs of a group: hardware along axis 0, each strategy field on its own."""
     changed = dict(group.specs)
     count = len(group.strategies)
-    for place, values in hardware:
-        lying = values.reshape((-1, *(1,) * count))
-        changed[place.root] = with_value(changed[place.root], place.steps, lying)
-    changed = coupled(changed, group.specs, given.couplings)
+    for v in given.variables:
+        if v.name in group.places:
+            place = group.places[v.name]
+            lying = np.array([v.value(point[v.name]) for point in points]).reshape((-1, *(1,) * count))
+            changed[place.root] = with_value(changed[place.root], place.steps, lying)
+    changed = coupled(changed, group.base, group.couplings)
     for position, (b, part) in enumerate(zip(group.strategies, block, strict=True), 1):
         shape = [1] * (count + 1)
         values = np.asarray(b.values)[part]
@@ -120,19 +117,36 @@ def _reduce(given: Problem, group: Group, evaluation: Evaluation, block: Sequenc
     allowed = _spread(_within(limits), shape)
     if allowed.any():
         allowed = allowed & _spread(feasible(violations(evaluation)), shape)
+    signed = []
+    if allowed.any():
+        signed = [o.sign * _spread(o.value(evaluation), shape) for o in given.objectives]
+        allowed = allowed & np.logical_and.reduce([np.isfinite(column) for column in signed])
     places = _places(group.shape, block)
+    noted = Noted(given, evaluation, shape)
     good = np.count_nonzero(allowed, axis=1)
     for answer, number in zip(into, good, strict=True):
         answer.evaluated += size
         answer.feasible += int(number)
-    if good.any():
-        signed = [o.sign * _spread(o.value(evaluation), shape) for o in given.objectives]
-        if len(signed) == 1:
-            _keep_least(given, signed[0], allowed, places, into)
-        else:
-            _keep_front(given, signed, allowed, places, into)
+    if len(signed) == 1:
+        _keep_least(given, signed[0], allowed, places, noted, into)
+    elif signed:
+        _keep_front(given, signed, allowed, places, noted, into)
     if not all(answer.feasible for answer in into):
-        _keep_nearest(given, evaluation, limits, shape, places, into)
+        _keep_nearest(given, evaluation, limits, shape, places, noted, into)
+
+
+class Noted:
+    """Values of the noted quantities at chosen designs of a block."""
+
+    def __init__(self, given: Problem, evaluation: Evaluation, shape: tuple[int, ...]) -> None:
+        self._given, self._evaluation, self._shape = given, evaluation, shape
+
+    @cached_property
+    def _columns(self) -> list[np.ndarray]:
+        return [_spread(quantity_value(self._evaluation, name), self._shape) for name in self._given.noted]
+
+    def __call__(self, row: int, place: int) -> tuple[float, ...]:
+        return tuple(float(column[row, place]) for column in self._columns)
 
 
 def _within(limits: Mapping[str, Array]) -> Array:
@@ -155,7 +169,9 @@ def _places(whole: tuple[int, ...], block: Sequence[slice]) -> np.ndarray:
     return numbers.ravel()
 
 
-def _keep_least(given: Problem, signed: np.ndarray, allowed: np.ndarray, places: np.ndarray, into: list[Inner]) -> None:
+def _keep_least(
+    given: Problem, signed: np.ndarray, allowed: np.ndarray, places: np.ndarray, noted: Noted, into: list[Inner]
+) -> None:
     scores = np.where(allowed, signed, np.inf)
     least = np.argmin(scores, axis=1)
     sign = given.objectives[0].sign
@@ -163,10 +179,11 @@ def _keep_least(given: Problem, signed: np.ndarray, allowed: np.ndarray, places:
         value = scores[row, least[row]]
         if np.isfinite(value) and (not answer.front or value < sign * answer.front[0][0][0]):
             answer.front = [((sign * float(value),), int(places[least[row]]))]
+            answer.noted = [noted(row, int(least[row]))]
 
 
 def _keep_front(
-    given: Problem, signed: list[np.ndarray], allowed: np.ndarray, places: np.ndarray, into: list[Inner]
+    given: Problem, signed: list[np.ndarray], allowed: np.ndarray, places: np.ndarray, noted: Noted, into: list[Inner]
 ) -> None:
     signs = np.array([o.sign for o in given.objectives])
     for row, answer in enumerate(into):
@@ -176,11 +193,12 @@ def _keep_front(
         points = np.stack([column[row, rows] for column in signed], axis=1)
         chosen = pareto.front(points)
         found = [(tuple((signs * points[i]).tolist()), int(places[rows[i]])) for i in chosen]
+        notes = [noted(row, int(rows[i])) for i in chosen]
         if answer.front:
-            found = answer.front + found
+            found, notes = answer.front + found, answer.noted + notes
             best = pareto.front(np.array([values for values, _ in found]) * signs)
-            found = [found[i] for i in best]
-        answer.front = found
+            found, notes = [found[i] for i in best], [notes[i] for i in best]
+        answer.front, answer.noted = found, notes
 
 
 def _keep_nearest(
@@ -189,6 +207,7 @@ def _keep_nearest(
     limits: Mapping[str, Array],
     shape: tuple[int, ...],
     places: np.ndarray,
+    noted: Noted,
     into: list[Inner],
 ) -> None:
     """Of the strategies legal but for memory and budgets, the one that breaks them least (in relative terms).
@@ -203,11 +222,13 @@ def _keep_nearest(
     scales = {"memory_fits": capacity, **{c.text: max(abs(c.value), 1e-12) for c in given.constraints}}
     distance: Array = 0.0
     for name, margin in broken.items():
-        distance = distance + np.maximum(-margin, 0.0) / scales[name]
+        share = np.maximum(-margin, 0.0) / scales[name]
+        distance = distance + np.nan_to_num(share, nan=HOPELESS, posinf=HOPELESS)
     far = np.where(legal, _spread(distance, shape), np.inf)
     least = far.min(axis=1)
     lead = given.objectives[0]
-    tied = np.where(far <= least[:, None], lead.sign * _spread(lead.value(evaluation), shape), np.inf)
+    score = np.nan_to_num(lead.sign * lead.value(evaluation), nan=HOPELESS, posinf=HOPELESS)
+    tied = np.where(far <= least[:, None], _spread(score, shape), np.inf)
     chosen = np.argmin(tied, axis=1)
     for row, answer in enumerate(into):
         rank = (float(least[row]), float(tied[row, chosen[row]]))
@@ -215,7 +236,8 @@ def _keep_nearest(
             continue
         answer._rank = rank
         values = {name: float(_spread(margin, shape)[row, chosen[row]]) for name, margin in broken.items()}
-        answer.nearest = (int(places[chosen[row]]), {name: v for name, v in values.items() if v < 0})
+        answer.nearest = (int(places[chosen[row]]), {name: v for name, v in values.items() if not v >= 0})
+        answer.noted = [noted(row, int(chosen[row]))]
 
 
 def _settle(given: Problem, answer: Inner) -> None:

@@ -36,18 +36,17 @@ def front(points: np.ndarray) -> np.ndarray:
     return np.array(kept)
 
 
-def dominated_by(points: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """For each row of ``points``, a row of ``best`` that is nowhere worse and somewhere better; −1 where there is none.
+def matched_by(points: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """For each row of ``points``, the first row of ``best`` that is nowhere worse; −1 where there is none.
 
     Args:
-        points: (n, m), minimised; rows with NaN are dominated by nothing.
+        points: (n, m), minimised; rows with NaN are matched by nothing.
         best: (k, m).
     """
     points, best = np.asarray(points, dtype=float), np.asarray(best, dtype=float)
     found = np.full(len(points), -1)
     for place in range(len(best) - 1, -1, -1):
-        better = np.all(best[place] <= points, axis=1) & np.any(best[place] < points, axis=1)
-        found[better] = place
+        found[np.all(best[place] <= points, axis=1)] = place
     return found
 
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dse.cost.graph import Quantity
 from dse.errors import Fault, SpecError
-from dse.explore.evaluate import BoundAxis, bind_axes, load_specs, own_quantities, with_stack
-from dse.explore.objectives import Condition, Objective, conditions, objectives
+from dse.explore.evaluate import BoundAxis, bind_axes, load_specs, own_quantities
+from dse.explore.objectives import Condition, Objective, conditions, objectives, quantity_value, unit_of_quantity
 from dse.explore.search.variables import BoundCoupling, HardwareVariable, Span, bind_coupling, bind_variable, coupled
-from dse.space.axes import Axis, with_value
+from dse.explore.tables import ALL_TABLES
+from dse.space.axes import Axis, Place, locate, with_value
 from dse.space.enumerate import strategy_axes
+from dse.spec.base import Spec
 from dse.spec.strategy import Strategy, parse_strategy
 
 GRID = 33  # values of a span without steps where it has to be enumerated
+# Columns of the table of a search besides the hardware, the strategy and the objectives.
+COLUMNS = ("design", "trial", "feasible", "on_front", "dominated_by", "reasons", "strategies", "feasible_strategies")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,15 @@ class Problem:
     options: Mapping[str, Sequence[Any]]
     base: Mapping[str, Any]
     replace: tuple[Quantity, ...] = ()
+    also: tuple[str, ...] = ()
+    _known: dict[tuple[Any, ...], Group] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @property
+    def noted(self) -> tuple[str, ...]:
+        """Quantities that the table shows beside the objectives: those of the budget, and those asked for."""
+        wanted = {o.text for o in self.objectives}
+        names = dict.fromkeys([*(c.name for c in self.constraints), *self.also])
+        return tuple(name for name in names if name not in wanted)
 
     @property
     def continuous(self) -> bool:
@@ -51,7 +64,10 @@ class Problem:
 
     def group(self, point: Mapping[str, Any]) -> Group:
         """The specifications and strategy axes of all hardware designs that share this one's structure and size."""
-        return _group(self, tuple(point[v.name] for v in self.variables if _apart(v)))
+        key = self.key(point)
+        if key not in self._known:
+            self._known[key] = _group(self, key)
+        return self._known[key]
 
     def key(self, point: Mapping[str, Any]) -> tuple[Any, ...]:
         """What designs of one group have in common."""
@@ -62,16 +78,25 @@ class Problem:
         group = self.group(point)
         changed = dict(group.specs)
         for v in self.variables:
-            if not _apart(v):
-                changed[v.place.root] = with_value(changed[v.place.root], v.place.steps, v.value(point[v.name]))
-        return coupled(changed, group.specs, self.couplings)
+            if v.name in group.places:
+                place = group.places[v.name]
+                changed[place.root] = with_value(changed[place.root], place.steps, v.value(point[v.name]))
+        return coupled(changed, group.base, group.couplings)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Hardware designs that are priced together: one structure, one device count, one set of strategies."""
+    """Hardware designs that are priced together: one structure, one device count, one set of strategies.
+
+    Attributes:
+        base: what couplings count from: the specifications with whole parts (accelerators, nodes, clusters) replaced.
+        places: of the fields that vary within the group, by the variable's name.
+    """
 
     specs: dict[str, Any]
+    base: dict[str, Any]
+    places: Mapping[str, Place]
+    couplings: tuple[BoundCoupling, ...]
     strategies: tuple[BoundAxis, ...]
 
     @property
@@ -89,23 +114,24 @@ def _apart(v: HardwareVariable) -> bool:
 
 
 def _group(problem: Problem, key: tuple[Any, ...]) -> Group:
-    specs = dict(problem.specs)
+    specs, base = dict(problem.specs), dict(problem.specs)
     apart = [v for v in problem.variables if _apart(v)]
     for v, shown in sorted(zip(apart, key, strict=True), key=lambda pair: len(pair[0].place.steps)):
-        specs[v.place.root] = with_value(specs[v.place.root], v.place.steps, v.value(shown))
-    bound = [BoundAxis(v.axis, v.place, v.values, v.structural) for v in apart]
-    specs = with_stack(specs, bound)
-    if any(v.place.root == "cluster" and not v.place.steps for v in apart) and not _varies(problem, "devices"):
-        specs["cluster"] = specs["cluster"].model_copy(update={"devices": problem.specs["cluster"].devices})
+        value = v.value(shown)
+        if v.place.root == "cluster" and not v.place.steps:
+            value = value.model_copy(update={"devices": problem.specs["cluster"].devices})
+        place = locate(v.axis.path, specs)  # the same path may lead elsewhere in another cluster
+        for changed in (specs, base) if isinstance(value, Spec) else (specs,):
+            changed[place.root] = with_value(changed[place.root], place.steps, value)
+    places = {v.name: locate(v.axis.path, specs) for v in problem.variables if not _apart(v)}
     # The strategies tried are those of the largest hardware, so that they are the same for the whole group.
     largest = dict(specs)
     for v in problem.variables:
-        if not _apart(v):
-            top = v.high if not v.values else max(v.values)
-            largest[v.place.root] = with_value(largest[v.place.root], v.place.steps, top)
+        if v.name in places:
+            largest[v.place.root] = with_value(largest[v.place.root], places[v.name].steps, v.largest)
     strategy: Any = specs["strategy"]
     axes = strategy_axes(
-        specs["model"],
+        largest["model"],
         largest["cluster"],
         int(specs["cluster"].devices),
         int(strategy.global_batch),
@@ -116,11 +142,8 @@ def _group(problem: Problem, key: tuple[Any, ...]) -> Group:
     loops = [b.name for b in strategies if b.structural]
     if loops:
         raise SpecError([Fault(f"options.{loops[0]}", "", "changes the model's structure; give one value in base")])
-    return Group(specs, tuple(strategies))
-
-
-def _varies(problem: Problem, field: str) -> bool:
-    return any(v.place.steps == (field,) for v in problem.variables)
+    couplings = tuple(c.within(base) for c in problem.couplings)
+    return Group(specs, base, places, couplings, tuple(strategies))
 
 
 def problem(
@@ -136,6 +159,7 @@ def problem(
     base: Any = None,
     options: Mapping[str, Sequence[Any]] | None = None,
     replace: Any = (),
+    also: Sequence[str] = (),
 ) -> Problem:
     """Bind and check a search problem; the arguments are those of :func:`dse.search`.
 
@@ -156,19 +180,74 @@ def problem(
     bound = _collect(faults, couplings, lambda item: bind_coupling(item, specs))
     wanted = _collect(faults, [objective], objectives)
     limits = _collect(faults, [budget], conditions)
-    if faults:
-        raise SpecError(faults)
-    varied = {(v.place.root, v.place.steps) for v in variables}
-    for item in bound:
-        if (item.target.root, item.target.steps) in varied:
-            faults.append(Fault("couplings", ".".join(map(str, item.target.steps)), "is searched and follows too"))
+    _collect(faults, also, unit_of_quantity)
     if faults:
         raise SpecError(faults)
     made = Problem(
-        specs, tuple(variables), tuple(bound), wanted[0], limits[0], dict(options or {}), fixed, own_quantities(replace)
+        specs,
+        tuple(variables),
+        tuple(bound),
+        wanted[0],
+        limits[0],
+        dict(options or {}),
+        fixed,
+        own_quantities(replace),
+        tuple(also),
     )
-    made.group({v.name: (v.shown[0] if v.values else v.low) for v in variables})  # checks the strategies' axes
+    faults = [*_names_taken(made), *_followed_twice(variables, bound)]
+    if faults:
+        raise SpecError(faults)
+    _check_goals(made)
     return made
+
+
+def _names_taken(made: Problem) -> list[Fault]:
+    """Variables whose name another column of the table has."""
+    taken = {*COLUMNS, *Strategy.model_fields, *(o.text for o in made.objectives), *made.noted}
+    rule = "is the name of another column; give it another name"
+    return [Fault("hardware", v.name, rule) for v in made.variables if v.name in taken]
+
+
+def _followed_twice(variables: Sequence[HardwareVariable], couplings: Sequence[BoundCoupling]) -> list[Fault]:
+    """Couplings whose target is searched, or is the source of another: what it is worth would depend on their order."""
+    varied = {(v.place.root, v.place.steps) for v in variables}
+    sources = {(c.source.root, c.source.steps) for c in couplings}
+    faults = []
+    for c in couplings:
+        target = (c.target.root, c.target.steps)
+        if target in varied:
+            faults.append(Fault("couplings", c.given.target, "is searched and follows too"))
+        if target in sources:
+            faults.append(Fault("couplings", c.given.target, "follows and is followed; name what it follows instead"))
+    return faults
+
+
+def _check_goals(made: Problem) -> None:
+    """Price one design, so that objectives and budgets that are no numbers of the cost model are found at once.
+
+    Raises:
+        SpecError: a quantity that is a table or an object, an entry that its table does not have, or one that cannot
+            be computed for this hardware.
+    """
+    from dse.explore.search.inner import priced
+
+    point = {v.name: (v.shown[0] if v.values else v.low) for v in made.variables}
+    group = made.group(point)
+    evaluation = priced(made, group, [point], [slice(0, 1)] * len(group.shape))
+    goals = [("objective", o.name) for o in made.objectives] + [("budget", c.name) for c in made.constraints]
+    faults = []
+    for kind, name in [*goals, *(("also", name) for name in made.also)]:
+        table, _, entry = name.partition(".")
+        if entry and entry not in evaluation[ALL_TABLES[table]] and not any(v.structural for v in made.variables):
+            known = ", ".join(evaluation[ALL_TABLES[table]])
+            faults.append(Fault(kind, name[:60], f"is not in the table; its entries are {known}"))
+            continue
+        value = quantity_value(evaluation, name)
+        numbers = np.array([] if isinstance(value, list) else value)
+        if numbers.dtype.kind not in "biuf" or numbers.size != 1:
+            faults.append(Fault(kind, name, "is not one number for each design"))
+    if faults:
+        raise SpecError(faults)
 
 
 def _collect(faults: list[Fault], items: Any, make: Any) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,9 +75,21 @@ def coupling(target: str, source: str, rate: Any) -> Coupling:
 class BoundCoupling:
     """A coupling with its places found and its rate in SI units (None: proportional)."""
 
+    given: Coupling
     target: Place
     source: Place
     rate: float | None
+
+    def within(self, specs: Mapping[str, Spec]) -> BoundCoupling:
+        """The coupling in other specifications, where its paths may lead elsewhere.
+
+        Raises:
+            SpecError: they have no such fields, or the source is zero where the target is in proportion to it.
+        """
+        target, source = locate(self.given.target, specs), locate(self.given.source, specs)
+        if self.rate is None and not _at(specs, source):
+            raise SpecError([Fault(f"couplings.{self.given.source}", "0", "nothing can be in proportion to zero")])
+        return replace(self, target=target, source=source)
 
     def change(self, specs: Mapping[str, Spec], base: Mapping[str, Spec]) -> Any:
         """What the target grows by (for proportional ones: the value itself minus its base)."""
@@ -116,11 +130,19 @@ class HardwareVariable:
     def unit(self) -> str:
         return self.place.unit
 
+    @property
+    def largest(self) -> Any:
+        """The largest value of a field that is not structural."""
+        return max(self.values) if self.values else self.high
+
     def value(self, shown: Any) -> Any:
         """The value that a table shows as ``shown``."""
-        if not self.values:
-            return float(shown)
-        return self.values[self.shown.index(shown)]
+        return self.values[self.positions[shown]] if self.values else float(shown)
+
+    @cached_property
+    def positions(self) -> dict[Any, int]:
+        """Position among the values of what stands for them."""
+        return {shown: position for position, shown in enumerate(self.shown)}
 
 
 def coupled(specs: dict[str, Any], base: Mapping[str, Any], couplings: Sequence[BoundCoupling]) -> dict[str, Any]:
@@ -151,9 +173,17 @@ def bind_variable(item: Axis | Span, specs: Mapping[str, Spec]) -> HardwareVaria
             shown = values
         else:
             shown = tuple(bound.coordinates)
+        _check_apart(item.path, shown)
         name = item.name.removeprefix("cluster.")
         return HardwareVariable(name, item, bound.place, values, shown, structural=bound.structural)
     return _spanned(item, specs)
+
+
+def _check_apart(path: str, shown: Sequence[Any]) -> None:
+    """Values must be told apart by what stands for them."""
+    twice = next((value for value, count in Counter(shown).items() if count > 1), None)
+    if twice is not None:
+        raise SpecError([Fault(path, str(twice)[:60], "stands for two of the values; give each its own id or number")])
 
 
 def _spanned(item: Span, specs: Mapping[str, Spec]) -> HardwareVariable:
@@ -174,21 +204,29 @@ def _spanned(item: Span, specs: Mapping[str, Spec]) -> HardwareVariable:
     return HardwareVariable(item.name, bound.axis, bound.place, bound.values, bound.values)
 
 
+def _coupling_of(item: Any) -> Coupling:
+    if isinstance(item, Coupling):
+        return item
+    if isinstance(item, Mapping) and set(item) == {"target", "source", "rate"}:
+        return Coupling(**item)
+    raise SpecError([Fault("couplings", repr(item)[:80], "must be a coupling: target, source and rate")])
+
+
 def bind_coupling(item: Any, specs: Mapping[str, Spec]) -> BoundCoupling:
-    given = Coupling(**item) if isinstance(item, Mapping) else item
+    given = _coupling_of(item)
     target, source = locate(given.target, specs), locate(given.source, specs)
     for path, place in ((given.target, target), (given.source, source)):
         if not isinstance(_at(specs, place), int | float):
             raise SpecError(
                 [Fault(f"couplings.{path}", "", "is not a number here; a coupling needs one to start from")]
             )
+    if isinstance(_at(specs, target), int):
+        raise SpecError([Fault(f"couplings.{given.target}", "", "is a whole number; only measures can follow")])
     if given.rate == "proportional":
-        if not _at(specs, source):
-            raise SpecError([Fault(f"couplings.{given.source}", "0", "nothing can be in proportion to zero")])
-        return BoundCoupling(target, source, None)
+        return BoundCoupling(given, target, source, None).within(specs)
     unit = "1" if target.unit == source.unit else f"({target.unit or '1'})/({source.unit or '1'})"
     try:
         rate = parse(given.rate, unit)
     except UnitError as error:
         raise SpecError([Fault(f"couplings.{given.target}", repr(given.rate)[:60], str(error))]) from None
-    return BoundCoupling(target, source, rate)
+    return BoundCoupling(given, target, source, rate)

@@ -1,0 +1,127 @@
+"""``dse sensitivity``: what matters in a design, at a point, over ranges, and by regions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dse.errors import Fault, SpecError
+
+if TYPE_CHECKING:
+    from dse.explore.result import Result
+
+KINDS = ("tornado", "elasticity", "shadow", "sobol", "morris", "discover", "bottleneck")
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(sensitivity)
+
+
+def sensitivity(
+    model: Annotated[str, typer.Option("--model", help="Catalogue id, YAML file, or CSV of layers.")],
+    cluster: Annotated[str, typer.Option("--cluster", help="Catalogue id or YAML file; a template for any size.")],
+    strategy: Annotated[str, typer.Option(help='"tp=8,pp=8,...,global_batch=1536", or the best.')] = "best",
+    devices: Annotated[int | None, typer.Option(help="Number of accelerators.")] = None,
+    global_batch: Annotated[int | None, typer.Option(help="Samples per step, with the best strategy.")] = None,
+    kind: Annotated[str, typer.Option(help=", ".join(KINDS) + ".")] = "tornado",
+    field: Annotated[
+        list[str] | None, typer.Option("--input", help="tornado, elasticity, shadow: fields; by default all that act.")
+    ] = None,
+    by: Annotated[float, typer.Option(help="tornado: relative step to both sides.")] = 0.2,
+    factor: Annotated[
+        list[str] | None,
+        typer.Option(help='sobol, morris, discover: "FIELD=25:400 GB/s log", "tp=1,2,4", "cluster=dgx-a100,dgx-h100".'),
+    ] = None,
+    axis: Annotated[list[str] | None, typer.Option(help='discover: look at all designs, "tp=1,2,4".')] = None,
+    target: Annotated[list[str] | None, typer.Option(help='discover: "mfu >= 0.5"; several must all hold.')] = None,
+    case: Annotated[str, typer.Option(help="discover: designs that miss or meet the target.")] = "miss",
+    among: Annotated[str, typer.Option(help="discover: feasible designs, or all.")] = "feasible",
+    quantity: Annotated[str, typer.Option(help="step_time, mfu, cost, energy, feasible, ...")] = "step_time",
+    reoptimize: Annotated[bool, typer.Option("--reoptimize", help="The best strategy at each point.")] = False,
+    samples: Annotated[int | None, typer.Option(help="sobol, discover: samples; morris: trajectories.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    depth: Annotated[int, typer.Option(help="bottleneck: rungs of the ladder.")] = 4,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the table: .csv .parquet .xlsx .tex .md")] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Write the figure: .html .svg .png .pdf")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what matters: which inputs, which resources are worth their price, which regions, which bottleneck."""
+    from dse.view.files import check_figure, write_figure
+
+    if kind not in KINDS:
+        raise SpecError([Fault("kind", repr(kind)[:40], f"must be one of {', '.join(KINDS)}")])
+    check_figure(figure)
+    design = _design(model, cluster, strategy, devices, global_batch, axis if kind == "discover" else None)
+    options: dict[str, Any] = {
+        "tornado": {"inputs": field, "by": by, "quantity": quantity, "reoptimize": reoptimize},
+        "elasticity": {"inputs": field, "quantity": quantity},
+        "shadow": {"value_of": field, "reoptimize": reoptimize},
+        "sobol": {"quantity": quantity, "reoptimize": reoptimize, "seed": seed, "samples": samples},
+        "morris": {"quantity": quantity, "reoptimize": reoptimize, "seed": seed, "trajectories": samples},
+        "discover": {"case": case, "among": among, "reoptimize": reoptimize, "seed": seed, "samples": samples},
+        "bottleneck": {"depth": depth},
+    }[kind]
+    found = _computed(kind, design, factor, target, {name: v for name, v in options.items() if v not in (None, [])})
+    if out is not None:
+        from dse.study.export import export
+        from dse.study.provenance import provenance
+
+        export(found.table, out, provenance=provenance(design.specs, design.axes, design.replace))
+    if figure is not None:
+        from dse.view import sensitivity as views
+
+        write_figure(getattr(views, kind)(found), figure)
+    typer.echo(json.dumps({"kind": kind, **_plain(found)}, indent=2) if as_json else str(found))
+
+
+def _design(
+    model: str, cluster: str, strategy: str, devices: int | None, global_batch: int | None, axis: list[str] | None
+) -> Result:
+    import dse
+    from dse.cli import parse_axis
+
+    if strategy == "best":
+        if devices is None or global_batch is None:
+            missing = "devices" if devices is None else "global_batch"
+            raise SpecError([Fault(missing, "", "is needed to find the best strategy; or give --strategy")])
+        best = dse.best(model, cluster, devices=devices, global_batch=global_batch)
+        if not axis:
+            return best
+        return dse.sweep(model, cluster, best.specs["strategy"], *map(parse_axis, axis), devices=devices)
+    if axis:
+        return dse.sweep(model, cluster, strategy, *map(parse_axis, axis), devices=devices)
+    return dse.estimate(model, cluster, strategy, devices=devices)
+
+
+def _computed(
+    kind: str, design: Result, factor: list[str] | None, target: list[str] | None, options: dict[str, Any]
+) -> Any:
+    from dse.explore import sensitivity as study
+
+    if kind in ("sobol", "morris"):
+        return getattr(study, kind)(design, factor or [], **options)
+    if kind == "discover":
+        return study.discover(design, target or (), factor or None, **options)
+    name = {"elasticity": "elasticities", "shadow": "shadow_prices", "bottleneck": "bottlenecks"}.get(kind, kind)
+    return getattr(study, name)(design, **options)
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: tables become lists of rows, and what is not a number null."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "to_dict"):
+        return [_plain(row) for row in value.to_dict("records")]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

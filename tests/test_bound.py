@@ -1,0 +1,167 @@
+"""Branch and bound: what it rests on, that it finds the optimum of the enumeration, and what it refuses."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+import dse
+from dse.errors import SpecError
+from dse.explore.search.bound import CHEAP, FAST, provable
+from dse.explore.search.inner import solve
+from dse.explore.search.problem import problem
+from dse.explore.search.run import chosen_method, run
+from dse.explore.search.variables import coupling, span
+
+MODELS = ("gpt-1.7b", "llama2-7b", "gpt-18.4b", "mixtral-8x7b")
+CLUSTERS = ("dgx-a100", "dgx-h100", "mi300x-pod", "comet-baseline", "tpu-v5p-pod", "gb200-nvl72")
+RESOURCES = (
+    "cluster.accelerator.matrix.bf16",
+    "cluster.memory.bandwidth",
+    "cluster.memory.capacity",
+    "cluster.network.intra.bandwidth",
+    "cluster.network.inter.bandwidth",
+    "cluster.network.inter.latency",
+)
+OPTIONS = {"pp": [1, 2, 4], "tp": [1, 2, 8], "micro_batch": [1, 2], "recompute": ["none", "full"], "zero_stage": [1, 3]}
+
+
+def value_at(cluster, path):
+    spec = dse.load_cluster(cluster)
+    part = {
+        "cluster.accelerator.matrix.bf16": lambda: spec.accelerator.matrix.bf16,
+        "cluster.memory.bandwidth": lambda: spec.accelerator.memory.bandwidth,
+        "cluster.memory.capacity": lambda: spec.accelerator.memory.capacity,
+        "cluster.network.intra.bandwidth": lambda: spec.network.dimensions[0].bandwidth,
+        "cluster.network.inter.bandwidth": lambda: spec.network.dimensions[-1].bandwidth,
+        "cluster.network.inter.latency": lambda: spec.network.dimensions[-1].latency or 1e-6,
+    }
+    return part[path]()
+
+
+def random_problem(seed, *, steps=3, budget=True):
+    draw = random.Random(seed)
+    model, cluster = draw.choice(MODELS), draw.choice(CLUSTERS)
+    paths = draw.sample(RESOURCES, 3)
+    if cluster in ("tpu-v5p-pod",):  # one dimension is both intra and inter
+        paths = [p for p in paths if "intra" not in p] or paths[:1]
+    hardware = [span(p, value_at(cluster, p) * 0.3, value_at(cluster, p) * 3, steps=steps) for p in paths]
+    links = [
+        coupling("cluster.accelerator.price", "cluster.memory.capacity", "40 USD/GB"),
+        coupling("cluster.accelerator.tdp", "cluster.memory.bandwidth", "0.05 W/(GB/s)"),
+        coupling("cluster.network.inter.price", "cluster.network.inter.bandwidth", "60 USD/(GB/s)"),
+    ]
+    devices = draw.choice((16, 32))
+    if draw.random() < 0.5:
+        hardware.append(dse.axis("cluster.devices", [16, 32, 64]))
+        devices = None
+    price = float(dse.estimate(model, cluster, "global_batch=64", devices=devices or 32)["capital"])
+    return problem(
+        model, cluster, hardware, devices=devices, global_batch=64, objective=draw.choice(("step_time", "effective_tokens_per_s")),
+        budget=[f"capital <= {price * draw.choice((0.9, 1.0, 1.2)):.0f} USD"] if budget else None, couplings=links,
+        options=OPTIONS,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_optimum_is_that_of_the_enumeration(seed):
+    """With no tolerance the proof ends on the value that looking at every design finds, and bounds it by itself."""
+    given = random_problem(seed)
+    every = run(given, method="exhaustive", cache=False)
+    proved = run(given, method="bound", tolerance=0.0, trials=100_000, cache=False)
+    assert proved.stopped.startswith("proved")
+    if not len(every.front_rows):
+        assert not len(proved.front_rows)
+        return
+    name = given.objectives[0].text
+    best = float(every.front.filter(like=name).iloc[0, 0])
+    assert float(proved.front.filter(like=name).iloc[0, 0]) == best
+    assert proved.bound == best
+
+
+def test_fewer_designs_are_solved_than_there_are():
+    given = random_problem(3, steps=9)
+    every = run(given, method="exhaustive", cache=False)
+    proved = run(given, method="bound", tolerance=0.0, trials=100_000, cache=False)
+    assert proved.evaluated < every.evaluated / 4
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_richer_hardware_is_never_slower_nor_cheaper(seed):
+    """What the bounds rest on, on random pairs of hardware of which one is nowhere poorer."""
+    given = random_problem(seed, steps=17, budget=False)
+    draw = random.Random(1000 + seed)
+    poor, rich = [], []
+    for _ in range(12):
+        a, b = {}, {}
+        for v in given.variables:
+            i, j = sorted(draw.sample(range(len(v.shown)), 2)) if v.place.field != "devices" else (0, 0)
+            low, high = (v.shown[j], v.shown[i]) if v.place.field == "latency" else (v.shown[i], v.shown[j])
+            a[v.name], b[v.name] = low, high
+        poor.append(a)
+        rich.append(b)
+    less = given.objectives[0].sign
+    for low, high, a, b in zip(poor, rich, solve(given, poor), solve(given, rich), strict=True):
+        if a.front:
+            assert b.front and less * b.front[0][0][0] <= less * a.front[0][0][0] * (1 + 1e-12 * less)
+        for name in CHEAP:
+            if name == "silicon_area":
+                continue
+            costs = [float(design_at(given, point)[name]) for point in (low, high)]
+            assert costs[0] <= costs[1] * (1 + 1e-12)
+
+
+def design_at(given, point):
+    from dse.explore.result import Result
+
+    return Result(given.specs_at(point), [], devices_given=True)
+
+
+def test_a_search_that_stops_early_bounds_what_is_left():
+    """The bound holds for every design of the space, and gets no worse with more boxes."""
+    given = random_problem(5, steps=None)
+    short, longer = (run(given, method="bound", tolerance=0.0, trials=n, cache=False) for n in (8, 200))
+    sign = given.objectives[0].sign
+    assert sign * short.bound <= sign * longer.bound * (1 + 1e-12 * sign)
+    draw = np.random.default_rng(0)
+    points = []
+    for _ in range(60):
+        shares = draw.random(len(given.variables))
+        points.append({
+            v.name: v.shown[int(u * len(v.shown))] if v.values else float(v.low * (v.high / v.low) ** u)
+            for v, u in zip(given.variables, shares, strict=True)
+        })  # fmt: skip
+    found = [sign * a.front[0][0][0] for a in solve(given, points) if a.front]
+    assert found and min(found) >= sign * longer.bound * (1 - 1e-12 * sign)
+
+
+def test_what_is_not_proved_is_refused():
+    hardware = [span("cluster.network.inter.bandwidth", "10 GB/s", "100 GB/s")]
+    common = {"devices": 16, "global_batch": 64}
+    for objective in ("mfu", "cost", ["step_time", "capital"], "step_time@90%"):
+        with pytest.raises(SpecError, match="bounds are proved for one objective"):
+            provable(problem("gpt-1.7b", "dgx-a100", hardware, objective=objective, **common))
+    dear = coupling("cluster.network.inter.price", "cluster.network.inter.bandwidth", "-20 USD/(GB/s)")
+    with pytest.raises(SpecError, match="cheaper or slower"):
+        provable(problem("gpt-1.7b", "dgx-a100", hardware, couplings=[dear], **common))
+    slow = coupling("cluster.network.inter.latency", "cluster.network.inter.bandwidth", "1e-17 s/(B/s)")
+    with pytest.raises(SpecError, match="cheaper or slower"):
+        provable(problem("gpt-1.7b", "dgx-a100", hardware, couplings=[slow], **common))
+    with pytest.raises(SpecError, match="nothing is proved"):
+        provable(problem("gpt-1.7b", "dgx-a100", hardware, replace={"operator_efficiency": 0.5}, **common))
+    with pytest.raises(SpecError, match="no variable is a capacity"):
+        provable(problem("gpt-1.7b", "dgx-a100", [dse.axis("cluster.devices", [16, 32])], global_batch=64))
+
+
+def test_auto_proves_where_it_cannot_enumerate():
+    hardware = [span("cluster.network.inter.bandwidth", "10 GB/s", "100 GB/s")]
+    common = {"devices": 16, "global_batch": 64, "options": OPTIONS}
+    for name in FAST:
+        assert chosen_method(problem("gpt-1.7b", "dgx-a100", hardware, objective=name, **common), "auto") == "bound"
+    assert chosen_method(problem("gpt-1.7b", "dgx-a100", hardware, objective="cost", **common), "auto") == "cmaes"
+    both = problem("gpt-1.7b", "dgx-a100", hardware, objective=["cost", "step_time"], **common)
+    assert chosen_method(both, "auto") == "nsga2"
+    stepped = [span("cluster.network.inter.bandwidth", "10 GB/s", "100 GB/s", steps=4)]
+    assert chosen_method(problem("gpt-1.7b", "dgx-a100", stepped, **common), "auto") == "exhaustive"
