@@ -16,6 +16,7 @@ from dse.explore.require import IsoCurve, Requirement, require
 from dse.explore.search.found import SearchResult
 from dse.explore.search.run import search
 from dse.explore.search.variables import coupling, span
+from dse.explore.stream import stream
 from dse.spec import load_accelerator, load_cluster, load_model, load_node, load_strategy
 from dse.spec.calibration import use as use_calibration
 from dse.study.export import export
@@ -50,6 +51,7 @@ __all__ = [
     "search",
     "sensitivity",
     "span",
+    "stream",
     "sweep",
     "use_calibration",
 ]

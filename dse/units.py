@@ -167,6 +167,8 @@ def engineering(value: float, unit: str, digits: int = 4) -> str:
     magnitude = abs(value)
     if magnitude == 0:
         return f"0 {unit}"
+    if unit.startswith("1/") and 1e3 <= magnitude < 1e9:
+        return f"{value:,.{max(digits - len(str(int(magnitude))), 0)}f} {unit}"
     if unit.startswith(("1/", "kg")) or "^" in unit:  # a prefix there would be wrong: m^2, kg, 1/s
         return f"{value:.{digits}g} {unit}"
     scale, prefix = next((p for p in _PREFIXES if magnitude >= p[0] * 0.9999995), _PREFIXES[-1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.errors import Fault, SpecError
+from dse.errors import Fault, InfeasibleDesign, SpecError
 from dse.explore.objectives import TIME_POWER, quantity_value
 from dse.view import theme
 
@@ -56,19 +56,21 @@ def front(
         if name is not None and name not in numeric:
             raise SpecError([Fault("column", repr(name)[:60], f"must be one of {', '.join(numeric)}")])
     good = frame[frame["feasible"]]
-    missed = _infeasible(found, frame[~frame["feasible"]], names, (x, y))
-    everything = {n: np.concatenate([good[names[n]].to_numpy(float), missed[names[n]].to_numpy(float)]) for n in (x, y)}
+    missed = _infeasible(found, frame[~frame["feasible"]], names)
+    missed = missed[np.isfinite(_numbers(missed[names[x]])) & np.isfinite(_numbers(missed[names[y]]))]
+    everything = {n: np.concatenate([_numbers(rows[names[n]]) for rows in (good, missed)]) for n in (x, y)}
     scales = {n: theme.axis_scale(values, units[n]) for n, values in everything.items()}
     figure = theme.blank(title or f"{_words(y)} against {_words(x)}".capitalize(), dark)
 
-    def marks(rows: pd.DataFrame, name: str, marker: dict[str, Any], **more: Any) -> None:
+    def marks(rows: pd.DataFrame, name: str, marker: dict[str, Any], of: int | None = None, **more: Any) -> None:
         if not len(rows):
             return
+        count = f"{len(rows):,}" if of in (None, len(rows)) else f"{len(rows):,} of {of:,}"
         figure.add_trace(
             go.Scatter(
-                x=rows[names[x]].to_numpy(float) / scales[x][0],
-                y=rows[names[y]].to_numpy(float) / scales[y][0],
-                name=f"{name} ({len(rows):,})",
+                x=_numbers(rows[names[x]]) / scales[x][0],
+                y=_numbers(rows[names[y]]) / scales[y][0],
+                name=f"{name} ({count})",
                 marker=marker,
                 customdata=_hover(found, rows, names, units),
                 hovertemplate="%{customdata}<extra></extra>",
@@ -76,14 +78,16 @@ def front(
             )
         )
 
-    marks(missed, "infeasible", {"symbol": "x-thin", "size": 7, "line": {"width": 1.2, "color": FAINT}})
+    cross = {"symbol": "x-thin", "size": 7, "line": {"width": 1.2, "color": FAINT}}
+    marks(missed, "infeasible", cross, of=int((~frame["feasible"]).sum()))
     marks(good[~good["on_front"]], "dominated", {"size": 6, "color": FAINT, "opacity": 0.55})
     best = found.front.sort_values(names[x])
     marker: dict[str, Any] = {"size": 11, "color": theme.SPARE[0], "line": {"width": 1, "color": theme.paper(dark)}}
     if colour is not None:
-        scale, unit = theme.axis_scale(best[names[colour]], units[colour])
+        shades = _numbers(best[names[colour]])
+        scale, unit = theme.axis_scale(shades, units[colour])
         bar = {"title": {"text": theme.axis_title(colour, unit), "side": "right"}}
-        marker |= {"color": best[names[colour]] / scale, "colorscale": "Cividis", "showscale": True, "colorbar": bar}
+        marker |= {"color": shades / scale, "colorscale": "Cividis", "showscale": True, "colorbar": bar}
     line = {"color": theme.SPARE[0], "width": 1.5, "shape": "hv" if len(wanted) > 1 else "linear"}
     whiskers = _whiskers(found, best, {x: "error_x", y: "error_y"}, scales)
     kind = "on the front" if len(wanted) > 1 else "best"
@@ -97,18 +101,19 @@ def front(
     return figure.update_layout(legend={"orientation": "h", "y": -0.18})
 
 
-def _infeasible(found: SearchResult, rows: pd.DataFrame, names: dict[str, str], shown: tuple[str, ...]) -> pd.DataFrame:
+def _numbers(column: pd.Series) -> np.ndarray:
+    return column.to_numpy(float, na_value=np.nan)
+
+
+def _infeasible(found: SearchResult, rows: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     """Infeasible rows (a sample of them where there are many) with the objectives of their nearest strategy."""
     rows = rows.loc[np.array([found.answers[n].nearest is not None for n in rows["design"]], dtype=bool)]
     if len(rows) > INFEASIBLE_SHOWN:
         rows = rows.iloc[np.linspace(0, len(rows) - 1, INFEASIBLE_SHOWN).astype(int)]
-    rows = rows.copy()
-    asked = [o for o in found.problem.objectives if o.text in shown]
-    if asked and len(rows):
-        evaluations = [found.design(int(row)).cells[0].evaluation for row in rows.index]
-        for o in asked:
-            rows[names[o.text]] = [float(np.asarray(o.value(e))) for e in evaluations]
-    return rows
+    evaluations = [found.design(int(row)).cells[0].evaluation for row in rows.index]
+    return rows.assign(
+        **{names[o.text]: [float(np.asarray(o.value(e))) for e in evaluations] for o in found.problem.objectives}
+    )
 
 
 def _whiskers(
@@ -134,15 +139,17 @@ def _whiskers(
 
 def _hover(found: SearchResult, rows: pd.DataFrame, names: dict[str, str], units: dict[str, str]) -> list[str]:
     """The whole design of each row."""
+    from pandas import isna
+
     hidden = {"design", "trial", "feasible", "on_front", "dominated_by", "reasons", "strategies", "feasible_strategies"}
     objectives = [o.text for o in found.problem.objectives]
-    variables = [v.name for v in found.problem.variables]
-    rest = [n for n in names if n not in hidden and n not in objectives and n not in variables]
+    measures = [*(v.name for v in found.problem.variables), *found.problem.noted]
+    rest = [n for n in names if n not in hidden and n not in objectives and n not in measures]
     texts = []
     for row in rows.to_dict("records"):
-        lines = [f"<b>{theme.title_of(n)}: {theme.label(row[names[n]], units[n])}</b>" for n in objectives]
-        lines += [f"{escape(n)} = {theme.label(row[names[n]], units[n])}" for n in variables]
-        given = [f"{n}={str(row[names[n]]).lower()}" for n in rest if row[names[n]] is not None]
+        lines = [f"<b>{escape(theme.title_of(n))}: {theme.label(row[names[n]], units[n])}</b>" for n in objectives]
+        lines += [f"{escape(n)} = {escape(theme.label(row[names[n]], units[n]))}" for n in measures]
+        given = [f"{n}={str(row[names[n]]).lower()}" for n in rest if not isna(row[names[n]])]
         lines += [escape(", ".join(given[i : i + 5])) for i in range(0, len(given), 5)]
         if row["reasons"]:
             lines.append(f"<i>{escape(row['reasons'])}</i>")
@@ -155,12 +162,17 @@ def parallel(found: SearchResult, *, share: float = 0.1, title: str = "", dark: 
 
     Args:
         share: of the feasible rows that are drawn, the best by the first objective (at least 30).
+
+    Raises:
+        InfeasibleDesign: nothing is feasible.
     """
     import plotly.graph_objects as go
 
     frame = found.table
     lead = found.problem.objectives[0]
     good = frame[frame["feasible"]]
+    if not len(good):
+        raise InfeasibleDesign(found.why_none())
     header = {column.partition(" [")[0]: column for column in frame.columns}
     good = good.sort_values(header[lead.text], ascending=lead.less, kind="stable")
     good = good.iloc[: max(30, int(len(good) * share))]
@@ -181,7 +193,8 @@ def parallel(found: SearchResult, *, share: float = 0.1, title: str = "", dark: 
 def _words(name: str) -> str:
     """A path's last two parts, which tell one bandwidth from another; objectives as people call them."""
     parts = name.split(".")
-    return " ".join(parts[-2:]).replace("_", " ") if len(parts) > 1 else theme.title_of(name)
+    path = len(parts) > 1 and name.replace(".", "").replace("_", "").isalnum()
+    return " ".join(parts[-2:]).replace("_", " ") if path else theme.title_of(name)
 
 
 def _dimension(name: str, column: pd.Series, unit: str) -> dict[str, Any]:

@@ -286,6 +286,6 @@ def bottleneck(found: Bottlenecks, *, title: str = "", dark: bool = False) -> go
     for name, rest, less in zip(names, left, saved, strict=True):
         text = f"{NARROW}<b>{theme.short(rest, 's')}</b>" + (f" (−{theme.short(less, 's')})" if less else "")
         figure.add_annotation(x=(rest + less) / factor, y=name, text=text, showarrow=False, xanchor="left")
-    figure.update_xaxes(range=[0, 1.15 * found.step_time / factor])
+    figure.update_xaxes(range=[0, 1.25 * found.step_time / factor])
     figure.update_xaxes(title={"text": theme.axis_title("step_time", shown)})
     return figure

@@ -77,29 +77,25 @@ def load(folder: str | Path) -> tuple[Problem, dict[str, Any]]:
     path = Path(folder) / INPUTS
     stored = _read(path)
     try:
-        return _bound(stored["problem"]), stored["settings"]
+        arguments = _arguments(stored["problem"])
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{path} is not the description of a search: {error!r}"[:300]) from None
+    return problem(**arguments), stored["settings"]
 
 
-def _bound(p: dict[str, Any]) -> Problem:
-    """The problem that was stored as plain data."""
+def _arguments(p: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a problem that was stored as plain data."""
     hardware: list[Any] = [
         Span(**item["span"]) if "span" in item else Axis(**{**item["axis"], **_tuples(item["axis"])})
         for item in p["hardware"]
     ]
-    return problem(
-        p["model"],
-        p["cluster"],
-        hardware,
-        global_batch=p["global_batch"],
-        objective=p["objective"],
-        budget=p["budget"],
-        also=p["also"],
-        couplings=[Coupling(**c) for c in p["couplings"]],
-        base=p["base"],
-        options=dict(p["options"]),
-    )
+    changed = {
+        "hardware": hardware,
+        "couplings": [Coupling(**c) for c in p["couplings"]],
+        "options": dict(p["options"]),
+    }
+    names = ("model", "cluster", "global_batch", "objective", "budget", "also", "base")
+    return {**{name: p[name] for name in names}, **changed}
 
 
 def _tuples(item: dict[str, Any]) -> dict[str, Any]:
