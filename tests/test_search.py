@@ -96,6 +96,18 @@ def test_designs_of_the_table_are_those_results():
         assert all(float(c.margin(evaluation)) >= 0 for c in found.problem.constraints)
 
 
+@pytest.mark.parametrize("seed", [55, 70, 78, 95, 104, 117])
+@pytest.mark.parametrize("objective", ["step_time", "max tokens_per_s"])
+def test_branch_and_bound_proves_the_value_of_enumeration(seed, objective):
+    """Without tolerance the value is the same to the last bit; of designs that are equal it may name another."""
+    arguments = {**Random(seed).arguments, "objective": objective}
+    whole = search(**arguments)
+    proved = search(**arguments, method="bound", tolerance=0.0)
+    lead = [found._rows[found.front_rows[0]][1] for found in (whole, proved)]
+    assert lead[0] == lead[1]
+    assert proved.best.is_feasible
+
+
 # -- the same twice -----------------------------------------------------------------------------------------------
 
 CONTINUOUS = {

@@ -60,7 +60,7 @@ def test_the_table_names_method_counts_and_designs():
     text = run(*FRONT)
     assert "9 hardware designs, 72 with their strategies (every one looked at)" in text
     assert "the best by step_time and capital" in text
-    for part in ("devices=8", "accelerator.memory.capacity=80 GB", "pp=1", "tp=1", "micro_batch=", "$"):
+    for part in ("devices=8", "accelerator.memory.capacity=40 GB", "pp=1", "tp=1", "micro_batch=", "$"):
         assert part in text
 
 
@@ -272,7 +272,7 @@ def test_columns_can_be_chosen_and_coloured(several):
 
 def test_parallel_lines_show_the_best_designs(several):
     trace = view.parallel(several).data[0]
-    assert [d.label.split("<br>")[0].split(" ")[0] for d in trace.dimensions][0].lower() == "devices"
+    assert trace.dimensions[0].label.lower().startswith("devices")
     assert len(trace.dimensions) == 4
     assert {len(d["values"]) for d in trace.dimensions} == {int(several.table["feasible"].sum())}
 

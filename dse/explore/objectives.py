@@ -107,8 +107,9 @@ def log_deviation(evaluation: Evaluation, name: str) -> Array:
     if name not in TIME_POWER:
         options = ", ".join((*TIME_POWER, "memory_bytes", "memory_headroom"))
         raise SpecError([Fault("objective", repr(name)[:60], f"has no interval; those with one are {options}")])
+    generation = evaluation.specs["cluster"].accelerator.generation  # type: ignore[attr-defined]
     classes = {
-        "generation": evaluation.specs["cluster"].accelerator.generation or "",  # type: ignore[attr-defined]
+        "generation": "" if generation is None else generation,
         "stack": evaluation.specs["stack"].id,  # type: ignore[attr-defined]
     }
     return widths(features.shares(evaluation), classes, 0.9) / _NORMAL_90

@@ -56,7 +56,7 @@ def identity(given: Any) -> str:
         "couplings": [[c.given.target, c.given.source, str(c.rate)] for c in given.couplings],
         "objectives": [[o.text, o.less] for o in given.objectives],
         "constraints": [[c.text, c.name, c.at_most, c.value] for c in given.constraints],
-        "options": [[name, [str(v) for v in values] if isinstance(values, list | tuple | range) else str(values)]
+        "options": [[name, [str(v).lower() for v in (values if isinstance(values, list | tuple | range) else [values])]]
                     for name, values in given.options.items()],
         "base": {name: str(value) for name, value in given.base.items()},
         "noted": list(given.noted),

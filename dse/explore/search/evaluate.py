@@ -29,6 +29,27 @@ class Evaluator:
         # What quantities of the user's own depend on (closures, globals) is not known: their answers are not kept.
         self.cache = Cache(cache) if cache is not None and not problem.replace else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        from dse.spec import calibration
+
+        active = calibration.active()
+        sent = active.path.read_bytes() if active.path is not None else b""
+        return {**self.__dict__, "_calibration": (active.id, sent)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up the calibration of the sender: a worker elsewhere may have another one."""
+        import tempfile
+        from pathlib import Path
+
+        from dse.spec import calibration
+
+        name, sent = state.pop("_calibration")
+        self.__dict__.update(state)
+        if sent and calibration.active().id != name:
+            path = Path(tempfile.mkdtemp(prefix="dse-")) / calibration.NAME
+            path.write_bytes(sent)
+            calibration.use(path)
+
     def answers(self, points: Sequence[Mapping[str, Any]]) -> list[Inner]:
         """The inner problem's answer for each hardware design; those not known are solved together and kept."""
         keys = [key(self.identity, point) for point in points]

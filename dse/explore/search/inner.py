@@ -1,8 +1,7 @@
 """The inner problem, solved exactly: the best strategies on given hardware, by enumeration on named axes.
 
 Hardware designs of one structure are priced together: the fields that vary lie along the first axis, every field of
-the strategy along an axis of its own. Budgets that hardware alone breaks cost no timing; nothing is flattened before
-the last reduction.
+the strategy along an axis of its own. Nothing is flattened before the last reduction.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from dse.study.provenance import provenance
 HARDWARE = 200_000  # hardware designs that are enumerated at most: each is a row of the table
 TRIALS = 200
 BOXES = 4000
+DEATHS = 20  # tasks whose workers were killed, before the search gives up
 
 
 def search(
@@ -219,11 +220,22 @@ def _in_order(pool: Any, evaluator: Evaluator, chunks: list[list[dict[str, Any]]
 
 
 def _ahead(pool: Any, function: Callable[[Any], Any], items: Sequence[Any], most: int) -> Iterator[Any]:
+    """Results in order, with never more than ``most`` under way; a task whose worker was killed is given out again."""
+    options = {"pure": False} if hasattr(pool, "scheduler_info") else {}
     waiting = iter(items)
-    pending: list[Future[Any]] = [pool.submit(function, item) for item in islice(waiting, most)]
+    pending = [(item, pool.submit(function, item, **options)) for item in islice(waiting, most)]
+    deaths = 0
     while pending:
-        yield pending.pop(0).result()
-        pending += [pool.submit(function, item) for item in islice(waiting, 1)]
+        item, future = pending.pop(0)
+        try:
+            yield future.result()
+        except Exception as error:
+            deaths += 1
+            if type(error).__name__ != "KilledWorker" or deaths > DEATHS:
+                raise
+            pending.insert(0, (item, pool.submit(function, item, **options)))
+            continue
+        pending += [(item, pool.submit(function, item, **options)) for item in islice(waiting, 1)]
 
 
 @contextmanager
@@ -233,7 +245,7 @@ def executor(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         with ThreadPoolExecutor(1 if workers == 1 else min(os.cpu_count() or 1, 8)) as pool:
             yield pool
         return
-    from dse.explore.stream.cluster import connected
+    from dse.explore.cluster import connected
 
     with connected(workers or 1, scheduler) as client:
         yield client
