@@ -7,7 +7,7 @@ together, :func:`require` the least resource that meets a target; every number e
 
 from __future__ import annotations
 
-from dse.api import Axis, Result, axis, best, estimate, sweep
+from dse.api import Axis, Result, axis, best, estimate, resume, sweep
 from dse.cost.graph import quantity
 from dse.errors import DseError, InfeasibleDesign, SpecError, StudyError
 from dse.explore import sensitivity
@@ -16,7 +16,7 @@ from dse.explore.require import IsoCurve, Requirement, require
 from dse.explore.search.found import SearchResult
 from dse.explore.search.run import search
 from dse.explore.search.variables import coupling, span
-from dse.explore.stream import stream
+from dse.explore.stream import open_table, stream
 from dse.spec import load_accelerator, load_cluster, load_model, load_node, load_strategy
 from dse.spec.calibration import use as use_calibration
 from dse.study.export import export
@@ -46,8 +46,10 @@ __all__ = [
     "load_model",
     "load_node",
     "load_strategy",
+    "open_table",
     "quantity",
     "require",
+    "resume",
     "search",
     "sensitivity",
     "span",

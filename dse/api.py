@@ -9,7 +9,7 @@ from dse.explore.evaluate import bind_axes, load_specs
 from dse.explore.result import Result
 from dse.space.axes import Axis, axis
 
-__all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "sweep"]
+__all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "resume", "sweep"]
 
 
 def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Any = ()) -> Result:
@@ -48,3 +48,29 @@ def sweep(
     swept = any(b.axis.path in ("cluster.devices", "cluster") for b in bound)
     given = devices is not None or swept or (specs["strategy"].dp is None and not any(b.name == "dp" for b in bound))  # type: ignore[attr-defined]
     return Result(specs, bound, devices_given=given, replace=replace)
+
+
+def resume(folder: Any, **how: Any) -> Any:
+    """Go on with the sweep or the search that a folder holds.
+
+    Args:
+        folder: ``out`` of :func:`dse.stream`, or ``folder`` of :func:`dse.search`.
+        how: workers, scheduler and so on, as in that call; of a search also more ``trials``.
+
+    Returns:
+        A :class:`StreamedTable` or a :class:`SearchResult`.
+
+    Raises:
+        StudyError: the folder holds neither, or was made by another version.
+    """
+    from pathlib import Path
+
+    from dse.explore.search import saved
+
+    if (Path(folder) / saved.INPUTS).is_file():
+        from dse.explore.search.run import resume as resume_search
+
+        return resume_search(folder, **how)
+    from dse.explore.stream import resume as resume_sweep
+
+    return resume_sweep(folder, **how)

@@ -18,6 +18,7 @@ from dse.errors import DseError, Fault, InfeasibleDesign, SpecError
 from dse.explore.require import cli as require_cli
 from dse.explore.search import cli as search_cli
 from dse.explore.sensitivity import cli as sensitivity_cli
+from dse.explore.stream import cli as stream_cli
 from dse.measure.cli import measure_app
 
 HELP = """Design-space exploration for ML systems: which accelerator, memory, network and parallelization?
@@ -41,7 +42,7 @@ app = typer.Typer(
 catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(measure_app, name="measure")
-for part in (search_cli, sensitivity_cli, require_cli, accuracy_cli):
+for part in (stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli):
     part.attach(app)
 
 Model = Annotated[str, typer.Option("--model", help="Catalogue id, YAML file, or CSV of layers.")]
@@ -106,62 +107,6 @@ def _print_run(run: dict[str, float]) -> None:
     typer.echo("\nthe whole run")
     for name, unit in shown.items():
         typer.echo(f"  {name.removeprefix('run_').replace('_', ' '):<13} {engineering(run[name], unit)}")
-
-
-@app.command()
-def sweep(
-    model: Model,
-    cluster: Cluster,
-    strategy: StrategyText,
-    axis: Annotated[list[str], typer.Option(help='"tp=1,2,4" or "cluster.network.inter.bandwidth=25:100:4 GB/s".')],
-    devices: Devices = None,
-    out: Out = None,
-    rows: Annotated[int, typer.Option(help="Rows to print.", min=1, max=100_000)] = 40,
-    as_json: AsJson = False,
-) -> None:
-    """Price every combination of some axes; infeasible designs stay in the table with their reasons."""
-    import dse
-    from dse.study.export import export
-
-    axes = [parse_axis(text) for text in axis]
-    size = 1
-    for item in axes:
-        size *= len(item.values)
-    if size > 5_000_000:
-        raise SpecError([Fault("axis", f"{size:,} designs", "a table of more than 5,000,000 rows; use fewer values")])
-    result = dse.sweep(model, cluster, strategy, *axes, devices=devices)
-    if out is not None:
-        export(result, out)
-    frame = result.to_dataframe()
-    if as_json:
-        echo_json(json.loads(frame.to_json(orient="records")))
-        return
-    _print_sweep(result, frame, rows)
-
-
-def _print_sweep(result: Any, frame: Any, rows: int) -> None:
-    from dse.units import engineering
-
-    names = [b.name for b in result.axes]
-    shown = ("step_time", "mfu", "memory_bytes", "cost")
-    header = [*names, *shown, "feasible", "reasons"]
-    columns = {c.partition(" [")[0]: c for c in frame.columns}
-    table = []
-    for record in frame.head(rows).to_dict("records"):
-        cells = [_axis_text(record[columns[b.name]], b.unit) for b in result.axes]
-        cells += [engineering(record[columns[n]], result.unit(n)) for n in shown]
-        table.append([*cells, "yes" if record["feasible"] else "no", record["reasons"][:60]])
-    widths = [max(len(str(row[i])) for row in [header, *table]) for i in range(len(header))]
-    for row in [header, *table]:
-        typer.echo("  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    if len(frame) > rows:
-        typer.echo(f"... {len(frame) - rows:,} more designs; --rows N or --out FILE for all of them")
-
-
-def _axis_text(value: Any, unit: str) -> str:
-    from dse.units import engineering
-
-    return engineering(value, unit) if unit not in ("", "1") and not isinstance(value, str) else str(value)
 
 
 def parse_axis(text: str) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from dse.cost.algorithms import AUTOMATIC, PAIRWISE, REGISTRY, WITH_OWN_SHARE, all_to_all_load, share
 from dse.cost.arrays import Array, select, total, values_of
 from dse.cost.graph import quantity
+from dse.errors import Fault, SpecError
 
 LEAST = 1e-6  # of a link's bandwidth that contention leaves
 
@@ -276,6 +277,9 @@ def dimension_sizes(cluster: Any, devices: Array) -> list[Array]:
     """Fill the dimensions from the innermost; the outermost takes what is left (or a balanced torus)."""
     dimensions = cluster.network.dimensions
     if cluster.network.sizing == "balanced":
+        if any(np.ndim(d.size) for d in dimensions if d.size is not None):
+            rule = "the sides of a balanced torus follow the number of devices and cannot be an axis"
+            raise SpecError([Fault("cluster.network.dimensions.size", "", rule)])
         limits = [float(d.size or np.inf) for d in dimensions]
         table = {value: balanced_sizes(value, len(limits), limits) for value in values_of(devices)}
         return [select(devices, {value: sizes[i] for value, sizes in table.items()}) for i in range(len(limits))]

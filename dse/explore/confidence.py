@@ -51,10 +51,8 @@ def interval(result: Result, level: float = 0.9, quantity: str = "step_time") ->
 
 def _half_width(cell: Any, level: float) -> Any:
     evaluation = cell.evaluation
-    classes = {
-        "generation": evaluation.specs["cluster"].accelerator.generation or "",
-        "stack": evaluation.specs["stack"].id,
-    }
+    generation = evaluation.specs["cluster"].accelerator.generation
+    classes = {"generation": "" if generation is None else generation, "stack": evaluation.specs["stack"].id}
     return widths(features.shares(evaluation), classes, level)
 
 

@@ -62,6 +62,6 @@ def provenance(specs: Mapping[str, Spec], axes: Any = (), replace: Any = ()) -> 
 def _code(quantity: Any) -> str:
     """Digest of the source of a quantity of the user's own."""
     try:
-        return digest(inspect.getsource(quantity.function))
+        return digest([inspect.getsource(quantity.function), quantity.equation])
     except (OSError, TypeError):
         return digest(quantity.equation)

@@ -284,7 +284,47 @@ class _Search:
                     heapq.heappush(waiting, box)
             if progress is not None:
                 progress(min(looked, trials), trials)
+        self.lean()
         return self.proof(waiting, looked)
+
+    def lean(self) -> None:
+        """Take from the best hardware what its objective does not need, one resource after the other.
+
+        Every step is a design that can be bought and is exactly as good, so the table names the leanest of equals.
+        """
+        good = [(p, a) for p, a in self.solved.values() if a.front and self.sign * a.front[0][0][0] <= self.best]
+        if not good:
+            return
+        point = good[0][0]
+        for v in self.free:
+            low, high = self._leaner(v, point[v.name])
+            for _ in range(20):
+                middle = (low + high) // 2 if v.values else (low + high) / 2
+                if middle in (low, high):
+                    break
+                if self._as_good({**point, v.name: self._at(v, middle)}):
+                    high = middle
+                else:
+                    low = middle
+            ends = [end for end in (low, high) if self._as_good({**point, v.name: self._at(v, end)})]
+            point = {**point, v.name: self._at(v, ends[0])} if ends else point
+
+    def _leaner(self, v: HardwareVariable, now: Any) -> tuple[float, float]:
+        """The poorest place of a variable, and the place it has."""
+        if v.values:
+            return (0 if direction(v) > 0 else len(v.values) - 1), v.shown.index(now)
+        share = math.log(now / v.low) / math.log(v.high / v.low) if v.log else (now - v.low) / (v.high - v.low)
+        return (0.0 if direction(v) > 0 else 1.0), share
+
+    def _at(self, v: HardwareVariable, place: float) -> Any:
+        return v.shown[int(place)] if v.values else self._value(v, min(max(place, 0.0), 1.0))
+
+    def _as_good(self, point: dict[str, Any]) -> bool:
+        if not self.affordable([point])[0]:
+            return False
+        self.note([point])
+        answer = self.solved[tuple(point.values())][1]
+        return bool(answer.front) and self.sign * answer.front[0][0][0] <= self.best
 
     def proof(self, waiting: Sequence[Box], looked: int) -> Proof:
         known = list(self.solved.values())

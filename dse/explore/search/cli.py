@@ -95,6 +95,15 @@ def search(
     finish(found, out, figure, as_json)
 
 
+def resume_search(folder: Path, trials: int | None, workers: int, scheduler: str | None, as_json: bool) -> None:
+    """Take up the search in a folder; ``dse resume`` calls it."""
+    from dse.explore.search.run import resume
+
+    with shown_progress() as progress:
+        found = resume(folder, trials=trials, workers=workers, scheduler=scheduler, progress=progress)
+    finish(found, folder, None, as_json)
+
+
 def finish(found: Any, out: Path | None, figure: Path | None, as_json: bool) -> None:
     """Save, draw and print a search; exit code 1 where nothing is feasible."""
     from dse.cli import echo_json

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.errors import Fault, InfeasibleDesign, SpecError
+from dse.errors import Fault, InfeasibleDesign, SpecError, StudyError
 from dse.explore.objectives import unit_of_quantity
 from dse.explore.result import Result
 from dse.explore.search import pareto
@@ -23,6 +23,10 @@ from dse.units import engineering
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+
+ANSWERS = "answers.json"
+KEPT = ("points", "method", "stopped", "seed", "trials", "bound", "provenance")  # beside the answers
 
 
 @dataclass
@@ -243,12 +247,15 @@ class SearchResult:
         return front(self, x, y, dark=dark)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``designs.parquet``, ``front.csv`` and ``summary.json`` with their manifests."""
+        """Write ``designs.parquet``, ``front.csv``, ``summary.json``, and ``answers.json`` for :func:`load_result`."""
         from dse.study.export import export, write_atomically
 
         folder = Path(folder)
         export(self.table, folder / "designs.parquet", provenance=self.provenance)
         export(self.front, folder / "front.csv", provenance=self.provenance)
+        kept = {name: getattr(self, name) for name in KEPT}
+        whole = json.dumps({**kept, "answers": [a.to_dict() for a in self.answers]}, default=_plain) + "\n"
+        write_atomically(folder / ANSWERS, lambda p: p.write_text(whole, encoding="utf-8") and None)
         text = json.dumps(self.summary(), indent=2, sort_keys=True, default=_plain) + "\n"
         return write_atomically(folder / "summary.json", lambda p: p.write_text(text, encoding="utf-8") and None)
 
@@ -296,6 +303,26 @@ class SearchResult:
             return f"<pre>{escape(repr(self))}</pre>"
         head = escape(repr(self).split("\n")[0])
         return f"<p>{head}</p>{self.front.drop(columns=['on_front', 'dominated_by', 'reasons']).to_html(index=True)}"
+
+
+def load_result(folder: str | Path) -> SearchResult:
+    """The result that :meth:`SearchResult.save` wrote, as it was found then.
+
+    Raises:
+        StudyError: the folder holds no finished search, or one that cannot be read.
+    """
+    from dse.explore.search.saved import load
+
+    given, _ = load(folder)
+    path = Path(folder) / ANSWERS
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        answers = [Inner.from_dict(answer) for answer in data.pop("answers")]
+        return SearchResult(problem=given, answers=answers, **data)
+    except FileNotFoundError:
+        raise StudyError(f"the search in {folder} is not finished: 'dse resume {folder}' first") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} cannot be read: {error!r}"[:300]) from None
 
 
 def _point_text(found: SearchResult, number: int) -> str:

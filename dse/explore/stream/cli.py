@@ -92,22 +92,28 @@ def sweep(
 
 
 def resume(
-    folder: Annotated[Path, typer.Argument(help="Folder of a sweep that was stopped or killed.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a sweep or search that was stopped or killed.")],
     workers: Workers = 1,
     threads: Threads = None,
     scheduler: Scheduler = None,
     chunk: Chunk = None,
+    trials: Annotated[int | None, typer.Option(help="Of a search: extend it to so many.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a sweep: parts that are whole are kept, only what is missing is computed."""
+    """Go on with a sweep or a search: only what is missing is computed."""
+    from dse.explore.search.cli import resume_search
+    from dse.explore.search.saved import INPUTS as SEARCH
     from dse.explore.stream.run import saved_plan
 
+    if (folder / SEARCH).is_file():
+        resume_search(folder, trials, workers, scheduler, as_json)
+        return
     plan = saved_plan(folder)
     _print_table(_carried_out(plan, str(folder), workers, threads, scheduler, chunk), as_json)
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished sweep.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished sweep or search.")],
     out: Annotated[Path, typer.Argument(help="File: .csv .parquet .xlsx .tex .md, or .html for a report.")],
     where: Annotated[str, typer.Option(help='SQL condition: "feasible and step_time < 10".')] = "",
     columns: Annotated[str, typer.Option(help="Columns by plain names: tp,pp,step_time")] = "",
@@ -115,10 +121,16 @@ def export(
     limit: Annotated[int | None, typer.Option(help="Rows at most.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a sweep's table, or what a query leaves of it, with units and a manifest."""
+    """Export a table of designs, or what a query leaves of it, with units and a manifest; .html is a report."""
+    from dse.explore.search.report import export_search
+    from dse.explore.search.saved import INPUTS as SEARCH
     from dse.explore.stream import open_table
 
     chosen = [name.strip() for name in columns.split(",") if name.strip()]
+    if (folder / SEARCH).is_file():
+        path, count = export_search(folder, out, where=where, columns=chosen, order_by=order_by, limit=limit)
+        typer.echo(json.dumps({"file": str(path), "rows": count}) if as_json else f"{path}: {count:,} rows")
+        return
     path = open_table(folder).export(out, where=where, columns=chosen, order_by=order_by, limit=limit)
     manifest = json.loads(path.with_name(path.name + ".manifest.json").read_text(encoding="utf-8"))
     found = {"file": str(path), "rows": manifest["rows"], "sha256": manifest["sha256"]}

@@ -10,16 +10,17 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, wait
+from distributed import Client, KilledWorker, WorkerPlugin, wait
 from distributed.comm import CommClosedError
 
 from dse.errors import DseError, StudyError
+from dse.explore.cluster import connected, quietly
 from dse.explore.stream.folder import Part, publish, write_part
 from dse.explore.stream.parts import part_bytes
 from dse.explore.stream.plan import Plan, read_plan
@@ -103,10 +104,9 @@ def compute_there(
     """
     token = uuid.uuid4().hex[:16]
     with ExitStack() as stack:
-        client = stack.enter_context(_client(workers, scheduler))
+        client = stack.enter_context(connected(workers, scheduler))
         where = scheduler or "this machine"
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)
             publish(folder, _token_file(token), b"")
             stack.callback((folder / _token_file(token)).unlink, missing_ok=True)
             plugin = Sweep(plan, folder, token)
@@ -124,30 +124,8 @@ def compute_there(
             raise StudyError(f"the workers at {where} lack {error.name}: install the same dse there") from None
 
 
-@contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
-    with ExitStack() as stack:
-        target: Any = scheduler
-        if scheduler is None:
-            options = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-            # Memory is bounded by the size of tiles and parts, so workers need no watch on it.
-            target = stack.enter_context(LocalCluster(**options, memory_limit=0, silence_logs=50))
-        try:
-            client = Client(target, timeout=10, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise StudyError(f"no Dask scheduler at {scheduler}: {str(error)[:200] or type(error).__name__}") from None
-        stack.callback(_quietly, client.close, timeout=5)
-        yield client
-
-
 def _forget(client: Client, name: str) -> None:
-    _quietly(client.unregister_worker_plugin, name)
-
-
-def _quietly(call: Any, *arguments: Any, **options: Any) -> None:
-    """Clean up where there may be nothing left to clean."""
-    with suppress(Exception):
-        call(*arguments, **options)
+    quietly(client.unregister_worker_plugin, name)
 
 
 def _parts(
