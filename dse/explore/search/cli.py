@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +63,7 @@ def search(
     """Search hardware and parallelization together; the best strategies on each hardware are found exactly."""
     from dse.cli import echo_json, parse_axis
     from dse.explore.search.problem import problem
+    from dse.explore.search.progress import shown
     from dse.explore.search.run import run
     from dse.view.files import check_figure
 
@@ -87,7 +85,7 @@ def search(
         report = rehearsal(given, method, trials, workers)
         echo_json(report) if as_json else typer.echo("\n".join(f"{k:<22} {v}" for k, v in report.items()))
         return
-    with shown_progress() as progress:
+    with shown(terminal=True) as progress:
         found = run(
             given, method=method, trials=trials, seed=seed, batch=batch, tolerance=tolerance, folder=out,
             storage=storage, workers=workers, scheduler=scheduler, cache=not no_cache, progress=progress,
@@ -97,9 +95,10 @@ def search(
 
 def resume_search(folder: Path, trials: int | None, workers: int, scheduler: str | None, as_json: bool) -> None:
     """Take up the search in a folder; ``dse resume`` calls it."""
+    from dse.explore.search.progress import shown
     from dse.explore.search.run import resume
 
-    with shown_progress() as progress:
+    with shown(terminal=True) as progress:
         found = resume(folder, trials=trials, workers=workers, scheduler=scheduler, progress=progress)
     finish(found, folder, None, as_json)
 
@@ -163,12 +162,12 @@ def parse_coupling(text: str) -> Any:
 def rehearsal(given: Any, method: str, trials: int | None, workers: int | None) -> dict[str, Any]:
     """What a search would do: designs, method, and the time that a few hardware designs suggest."""
     from dse.explore.search.inner import grid, solve
-    from dse.explore.search.run import TRIALS, check_settings, chosen_method, designs_per_hardware
+    from dse.explore.search.run import MOST_HARDWARE, TRIALS, check_settings, chosen_method, designs_per_hardware
 
     method, per_design = chosen_method(given, method), designs_per_hardware(given)
     check_settings(given, method, trials or TRIALS, 0, None)
     size = given.hardware_size
-    count = size if method == "exhaustive" else min(trials or TRIALS, size or sys.maxsize)
+    count = size if method == "exhaustive" else min(trials or TRIALS, size or MOST_HARDWARE)
     if given.continuous:
         sample = [{v.name: (v.shown[0] if v.values else v.low) for v in given.variables}]
     else:
@@ -184,18 +183,3 @@ def rehearsal(given: Any, method: str, trials: int | None, workers: int | None) 
         "estimated time": f"{count * each / max(workers or 1, 1):.1f} s of pricing (beside the sampler's own)",
         "estimated disk": f"{count * 600 / 1e6:.1f} MB",
     }
-
-
-@contextmanager
-def shown_progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with the time left on the terminal's error stream; nothing where that is not a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("hardware designs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("search")
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -17,6 +17,7 @@ from dse.explore.search.evaluate import Evaluator
 from dse.explore.search.found import SearchResult
 from dse.explore.search.inner import BLOCK, Inner, grid
 from dse.explore.search.problem import Problem, problem
+from dse.explore.search.progress import shown
 from dse.explore.search.saved import keep, load
 from dse.explore.search.space import Space, Variable
 from dse.explore.search.variables import Span
@@ -24,6 +25,7 @@ from dse.space.axes import Axis
 from dse.study.provenance import provenance
 
 HARDWARE = 200_000  # hardware designs that are enumerated at most: each is a row of the table
+MOST_HARDWARE = 2_000_000
 TRIALS = 200
 BOXES = 4000
 DEATHS = 20  # tasks whose workers were killed, before the search gives up
@@ -54,7 +56,7 @@ def search(
     workers: int | None = None,
     scheduler: str | None = None,
     cache: bool = True,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int, int], Any] | bool | None = None,
 ) -> SearchResult:
     """Search hardware and parallelization together: for each hardware design the best strategies are found exactly.
 
@@ -83,7 +85,7 @@ def search(
         workers: processes; by default threads of this one.
         scheduler: address of a Dask scheduler whose workers are used.
         cache: use and keep answers known by content (see ``dse.explore.search.cache``).
-        progress: called with hardware designs done and in all.
+        progress: called with hardware designs done and in all; True shows a bar with the time left.
 
     Raises:
         SpecError: with every fault of the inputs.
@@ -113,7 +115,7 @@ def run(
     workers: int | None = None,
     scheduler: str | None = None,
     cache: bool = True,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int, int], Any] | bool | None = None,
 ) -> SearchResult:
     """Search a bound problem; see :func:`search`."""
     method = chosen_method(given, method)
@@ -124,14 +126,24 @@ def run(
         keep(Path(folder), given, settings)
     kept = location() if cache else None
     evaluator = Evaluator(given, kept or (Path(folder) / "answers.sqlite" if folder else None))
-    if method == "bound":
-        proof = prove(evaluator, trials=trials, tolerance=tolerance, progress=progress)
-        found = _result(evaluator, proof.points, proof.answers, "bound", proof.stopped, seed)
-        found.bound = proof.bound
-        return found
-    if method != "exhaustive":
+    with ExitStack() as stack:
+        report = stack.enter_context(shown()) if progress is True else progress or None
+        if method == "bound":
+            proof = prove(evaluator, trials=trials, tolerance=tolerance, progress=report)
+            found = _result(evaluator, proof.points, proof.answers, "bound", proof.stopped, seed)
+            found.bound = proof.bound
+            return found
+        if method == "exhaustive":
+            return _enumerated(evaluator, seed, workers, scheduler, report)
         return _sampled(evaluator, method, trials, seed, batch, folder, storage, study_name, workers,
-                        scheduler, progress)  # fmt: skip
+                        scheduler, report)  # fmt: skip
+
+
+def _enumerated(
+    evaluator: Evaluator, seed: int, workers: int | None, scheduler: str | None, progress: Any
+) -> SearchResult:
+    """Every hardware design, in chunks of a few blocks each."""
+    given = evaluator.problem
     points = list(grid(given))
     together = max(1, min(4 * BLOCK // max(designs_per_hardware(given), 1), 4096))
     chunks = [points[start : start + together] for start in range(0, len(points), together)]
@@ -186,6 +198,9 @@ def check_settings(given: Problem, method: str, trials: int, seed: int, batch: i
         if given.continuous:
             names = ", ".join(v.name for v in given.variables if not v.values)
             raise SpecError([Fault("method", method, f"continuous spans cannot be enumerated: give {names} steps")])
+        if (given.hardware_size or 0) > MOST_HARDWARE:
+            rule = f"more than {MOST_HARDWARE:,} hardware designs are no table: stream a sweep, or take another method"
+            raise SpecError([Fault("method", f"{given.hardware_size:,} hardware designs", rule)])
         return
     if trials < 1:
         raise SpecError([Fault("trials", str(trials), "must be at least 1")])

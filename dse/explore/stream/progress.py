@@ -80,7 +80,7 @@ def bar() -> Iterator[Report]:
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=False),
     )
-    with Bar(*columns, console=Console(stderr=not _in_notebook()), transient=False) as shown:
+    with Bar(*columns, console=Console(stderr=not in_notebook()), transient=False) as shown:
         task = shown.add_task("", total=None, rows="", rate="")
 
         def report(now: Progress) -> None:
@@ -92,7 +92,8 @@ def bar() -> Iterator[Report]:
         yield report
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Does this run in a Jupyter kernel?"""
     import sys
 
     shell = sys.modules.get("IPython")
