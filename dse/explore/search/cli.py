@@ -162,12 +162,13 @@ def parse_coupling(text: str) -> Any:
 def rehearsal(given: Any, method: str, trials: int | None, workers: int | None) -> dict[str, Any]:
     """What a search would do: designs, method, and the time that a few hardware designs suggest."""
     from dse.explore.search.inner import grid, solve
-    from dse.explore.search.run import MOST_HARDWARE, TRIALS, check_settings, chosen_method, designs_per_hardware
+    from dse.explore.search.run import BOXES, MOST_HARDWARE, TRIALS, check_settings, chosen_method, designs_per_hardware
 
     method, per_design = chosen_method(given, method), designs_per_hardware(given)
-    check_settings(given, method, trials or TRIALS, 0, None)
+    trials = trials or (BOXES if method == "bound" else TRIALS)
+    check_settings(given, method, trials, 0, None)
     size = given.hardware_size
-    count = size if method == "exhaustive" else min(trials or TRIALS, size or MOST_HARDWARE)
+    count = size if method == "exhaustive" else min(trials, size or MOST_HARDWARE)
     if given.continuous:
         sample = [{v.name: (v.shown[0] if v.values else v.low) for v in given.variables}]
     else:
