@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from itertools import product
 
 import numpy as np
 import pytest
 
 import dse
 from dse.errors import SpecError
-from dse.explore.search.bound import CHEAP, FAST, provable
-from dse.explore.search.inner import solve
+from dse.explore.search.bound import _Search
+from dse.explore.search.evaluate import Evaluator
+from dse.explore.search.inner import grid, solve
 from dse.explore.search.problem import problem
+from dse.explore.search.provable import CHEAP, FAST, direction, provable
 from dse.explore.search.run import chosen_method, run
 from dse.explore.search.variables import coupling, span
 
@@ -63,6 +67,89 @@ def random_problem(seed, *, steps=3, budget=True):
         budget=[f"capital <= {price * draw.choice((0.9, 1.0, 1.2)):.0f} USD"] if budget else None, couplings=links,
         options=OPTIONS,
     )  # fmt: skip
+
+
+LIMITED = ("capital", "investment", "peak_power", "tco", "cost", "mfu", "memory_headroom", "step_time", "tokens_per_s",
+           "power", "tokens_per_dollar")  # fmt: skip
+
+
+def wild_problem(seed):
+    """Any strategy whose communication may hide twice, and conditions on any quantity in either sense."""
+    draw = random.Random(seed)
+    model, cluster = draw.choice(MODELS), draw.choice(("dgx-a100", "dgx-h100", "gb200-nvl72"))
+    options = dict(OPTIONS)
+    base = {"stack": draw.choice(("ideal", "megatron"))}
+    twice = draw.choice(("offload", "cp", "shard", "bubble", "ep"))
+    if twice == "offload":
+        options["offload_activations"] = ["local", "ddr"]
+        options["offload_weights"] = ["local", "ddr"]
+    elif twice == "cp":
+        options["cp"] = [1, 2, 4]
+    elif twice == "shard":
+        options["shard_group"] = [0, 4, 8]
+    elif twice == "bubble":
+        options["schedule"] = ["1f1b", "zero_bubble_h1", "zero_bubble_h2"]
+    elif model.startswith("mixtral"):
+        options["ep"] = [1, 4, 8]
+        base["overlap_ep"] = True
+    paths = draw.sample(RESOURCES, 2)
+    hardware = [span(p, value_at(cluster, p) * 0.1, value_at(cluster, p) * 8, steps=5) for p in paths]
+    arguments = {
+        "devices": 16, "global_batch": 64, "objective": draw.choice(("step_time", "tokens_per_s")), "options": options,
+        "base": base, "couplings": [
+            coupling("cluster.accelerator.price", "cluster.memory.capacity", "40 USD/GB"),
+            coupling("cluster.network.inter.price", "cluster.network.inter.bandwidth", "60 USD/(GB/s)"),
+        ],
+    }  # fmt: skip
+    free = run(problem(model, cluster, hardware, also=LIMITED, **arguments), method="exhaustive", cache=False).table
+    budget = []
+    for name in draw.sample(LIMITED, 2):
+        column = next(c for c in free.columns if c.partition(" [")[0] == name)
+        unit = column.partition(" [")[2].rstrip("]")
+        limit = (
+            float(free.loc[free["feasible"], column].quantile(draw.uniform(0.2, 0.8)))
+            if free["feasible"].any()
+            else 1.0
+        )
+        budget.append(f"{name} {draw.choice(('<=', '>='))} {limit:.6g} {unit if unit != '1' else ''}")
+    return problem(model, cluster, hardware, budget=budget, **arguments)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_optimum_under_any_condition_and_strategy(seed):
+    given = wild_problem(seed)
+    every = run(given, method="exhaustive", cache=False)
+    proved = run(given, method="bound", tolerance=0.0, trials=100_000, cache=False)
+    assert proved.stopped.startswith("proved")
+    assert len(every.front_rows) == len(proved.front_rows)
+    if len(every.front_rows):
+        name = given.objectives[0].text
+        assert float(proved.front.filter(like=name).iloc[0, 0]) == float(every.front.filter(like=name).iloc[0, 0])
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_bound_of_a_box_is_below_every_design_in_it(seed):
+    """Box by box, so that a wrong bound cannot hide behind an optimum found by luck."""
+    given = dataclasses.replace(wild_problem(seed), constraints=())
+    search = _Search(Evaluator(given, None), 0.0)
+    draw = random.Random(seed)
+    every = list(grid(given))
+    answers = dict(zip(map(str, every), solve(given, every), strict=True))
+    sign = given.objectives[0].sign
+    for _ in range(6):
+        low, high = [], []
+        for v in search.free:
+            i, j = sorted(draw.choices(range(len(v.shown)), k=2))
+            poor, rich = (i, j) if direction(v) > 0 else (j, i)
+            low.append(poor)
+            high.append(rich)
+        bound = search.relaxed.answers([search.point((), high)])[0].front
+        inside = [
+            answers[str(search.point((), place))].front
+            for place in product(*(range(min(a, b), max(a, b) + 1) for a, b in zip(low, high, strict=True)))
+        ]
+        values = [sign * front[0][0][0] for front in inside if front]
+        assert not values or sign * bound[0][0][0] <= min(values) * (1 + 1e-12 * sign)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -153,6 +240,18 @@ def test_what_is_not_proved_is_refused():
         provable(problem("gpt-1.7b", "dgx-a100", hardware, replace={"operator_efficiency": 0.5}, **common))
     with pytest.raises(SpecError, match="no variable is a capacity"):
         provable(problem("gpt-1.7b", "dgx-a100", [dse.axis("cluster.devices", [16, 32])], global_batch=64))
+
+
+def test_what_cannot_be_bounded_is_refused():
+    common = {"devices": 16, "global_batch": 64}
+    memory = span("cluster.memory.capacity", "20 GB", "160 GB")
+    loose = span("cluster.reliability.storage_bandwidth", "1 GB/s", "100 GB/s")
+    with pytest.raises(SpecError, match="more is not always better"):
+        provable(problem("gpt-1.7b", "dgx-a100", [memory, loose], **common))
+    with pytest.raises(SpecError, match="nothing is proved"):
+        provable(problem("gpt-1.7b", "dgx-a100", [memory], base="memory_expansion=spread", **common))
+    with pytest.raises(SpecError, match="micro-batched"):
+        provable(problem("gpt-1.7b", "dgx-a100", [memory], base="execution=comet", **common))
 
 
 def test_auto_proves_where_it_cannot_enumerate():

@@ -14,11 +14,17 @@ from dse.spec.hardware import YEAR
 
 @quantity("USD", "devices · (accelerator + memory + node share + fabric)")
 def capital(cluster: Any, devices: Array) -> Array:
-    """Purchase price of the devices, their memory tiers, hosts and network."""
+    """Purchase price of the devices that work, their memory tiers, hosts and network (see also ``investment``)."""
     node = cluster.node
     memory = node.accelerator.memory.price + total(tier.price / tier.shared_by for tier in node.expansion)
     fabric = total(dimension.price for dimension in cluster.network.dimensions)
     return devices * (node.accelerator.price + memory + node.host_price / node.devices + fabric)
+
+
+@quantity("USD", "capital · (1 + spares / nodes) + construction · peak power")
+def investment(capital: Array, spares: Array, nodes: Array, peak_power: Array, cluster: Any) -> Array:
+    """What has to be paid before the first step: the devices that work, the spare nodes behind them, the building."""
+    return capital * (1.0 + spares / nodes) + cluster.facility.construction * peak_power
 
 
 @quantity("USD/s", "capital · (1 + maintenance · years) / (lifetime · utilization)")

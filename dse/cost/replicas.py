@@ -24,6 +24,8 @@ def dp_comm(
     overlap_dp: Array,
     overlap_efficiency: Array,
     mean_stage_terms: dict[str, Array],
+    mean_stage_time: Array,
+    offload: Array,
     stage_layers: Array,
     trainable_share: Array,
     shard_group: Array,
@@ -44,12 +46,16 @@ def dp_comm(
     With ``overlap_dp`` a reduction hides behind the backward pass that makes its gradients, and a gather behind the
     forward (stage 3: also the backward) pass that uses the parameters. Within a shard group the same happens there,
     and copies of a shard all-reduce their part of the gradients after the last micro-batch. Stage 3 communicates
-    layer by layer. What hides slows the compute it hides behind by ``stack.interference``.
+    layer by layer. What hides slows the compute it hides behind by ``stack.interference``. Passes that wait for
+    offloaded tensors take longer, and hide more.
     """
     stage = mean_stage_terms
     forward = stage["forward"] + stage["host_forward"] + stage["tp_comm_forward"]
     backward = total(stage[k] for k in ("input_grad", "weight_grad", "recompute", "host_backward", "tp_comm_backward"))
     forward, backward = (np.where(overlap_dp, overlap_efficiency * stack.overlap * t, 0.0) for t in (forward, backward))
+    if np.any(offload):
+        stretch = 1.0 + offload / np.maximum(micro_batches * mean_stage_time, 1e-30)
+        forward, backward = forward * stretch, backward * stretch
     gain = 1.0 - stack.interference
 
     def exposed(communication: Array, behind: Array) -> Array:

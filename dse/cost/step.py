@@ -230,15 +230,17 @@ def pp_comm(
     return np.where(np.greater(pp, 1), 2.0 * hop * (steady + pp - 1.0), 0.0)
 
 
-@quantity("s", "max(T_transfer − compute, 0), or T_transfer without overlap", source="re-derived; ZeRO-Infinity §6")
-def offload(
-    offload_transfer: Array, overlap_offload: Array, mean_stage_terms: dict[str, Array], micro_batches: Array
-) -> Array:
-    """Exposed time of moving offloaded tensors."""
+@quantity("s", "max(T_transfer − m · t̄, 0), or T_transfer without overlap", source="re-derived; ZeRO-Infinity §6")
+def offload(offload_transfer: Array, overlap_offload: Array, mean_stage_time: Array, micro_batches: Array) -> Array:
+    """Exposed time of moving offloaded tensors.
+
+    Their link is used by nothing else, so they move while the device computes and while it waits for the network.
+    """
     if not np.any(offload_transfer):
         return 0.0
-    compute = micro_batches * total(mean_stage_terms[k] for k in ("forward", "recompute", "input_grad", "weight_grad"))
-    return np.where(overlap_offload, np.maximum(offload_transfer - compute, 0.0), offload_transfer)
+    return np.where(
+        overlap_offload, np.maximum(offload_transfer - micro_batches * mean_stage_time, 0.0), offload_transfer
+    )
 
 
 @quantity("s", "terms of one training step, before waiting for the slowest")

@@ -39,6 +39,7 @@ DIRECTIONS = {
     "memory_bytes": True,
     "memory_headroom": False,
     "capital": True,
+    "investment": True,
     "tco": True,
     "goodput": False,
     "effective_step_time": True,

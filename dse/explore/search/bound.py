@@ -1,18 +1,14 @@
 """Branch and bound over the hardware: the optimum with a proof, where there is too much hardware to enumerate.
 
-More bandwidth, more compute, more memory and less latency never make the best strategy slower, and never make the
-hardware cheaper. So in a box of hardware (each resource between two values)
+In a box of hardware (each resource between two values)
 
-- nothing is faster than the box's richest corner with its best strategy, whatever that corner costs;
+- nothing is faster than the best strategy on the box's richest corner, whatever that corner costs;
 - nothing costs less than its poorest corner.
 
 A box whose poorest corner breaks the budget, or whose richest corner is no better than a design already known, holds
 nothing of interest; any other is split. What remains open when the search stops bounds what could still be found.
 
-Why the first statement holds: a resource enters the step time only through terms that are sums, products with
-non-negative factors, maxima and minima of (work / rate) and (count · delay), which fall as rates rise and delays fall;
-capacities enter only the rule that memory must fit. ``tests/test_bound.py`` checks it on random boxes. Where a field is
-of neither kind (device counts, sizes of pods, whole accelerators), every value is a search of its own.
+Why the first statement holds, and for which problems, is in :mod:`dse.explore.search.provable`.
 """
 
 from __future__ import annotations
@@ -27,19 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from dse.errors import Fault, SpecError
 from dse.explore.objectives import margins
 from dse.explore.search.evaluate import Evaluator
 from dse.explore.search.inner import Inner, priced
-from dse.explore.search.problem import Problem
+from dse.explore.search.pool import in_order
+from dse.explore.search.provable import CHEAP, FAST, direction, may_hide_twice, provable, relaxed_quantities
 from dse.explore.search.variables import HardwareVariable
 
-RICHER = {"bandwidth": 1, "capacity": 1, "latency": -1, "overhead": -1, "launch": -1, "jitter": -1, "efficiency": 1}
-PARTS = {"MatrixPeak": 1, "VectorPeak": 1}
-# What the richest corner bounds, and what the poorest one does.
-FAST = ("step_time", "tokens_per_s", "effective_step_time", "effective_tokens_per_s")
-CHEAP = ("capital", "peak_power", "racks", "floor_area", "silicon_area", "nodes")
-COSTS = ("price", "power", "tdp", "idle_power", "area", "energy", "host_power", "host_price", "embodied_carbon")
 TOGETHER = 64  # boxes that are bounded at once
 
 
@@ -78,71 +68,55 @@ class Proof:
         return abs(self.best - self.bound) / abs(self.best) if np.isfinite(self.best) else math.inf
 
 
-def direction(v: HardwareVariable) -> int:
-    """+1 where more of a field is richer, −1 where less is, 0 where neither can be said."""
-    if v.structural or not all(isinstance(x, int | float) for x in v.values):
-        return 0
-    return PARTS.get(type(v.place.parent).__name__, RICHER.get(v.place.field, 0))
-
-
-def provable(given: Problem) -> None:
-    """Check that the statements above hold for a problem.
-
-    Raises:
-        SpecError: several objectives, one that is not a time or rate, quantities of the user's own, or a coupling that
-            makes richer hardware cheaper or slower.
-    """
-    faults = []
-    lead = given.objectives[0]
-    if len(given.objectives) > 1 or lead.risk != "point" or lead.name not in FAST:
-        rule = f"bounds are proved for one objective of {', '.join(FAST)}"
-        faults.append(Fault("objective", ", ".join(o.text for o in given.objectives)[:80], rule))
-    if given.replace:
-        faults.append(Fault("replace", "", "nothing is proved about quantities of your own"))
-    if not any(direction(v) for v in given.variables):
-        faults.append(Fault("hardware", "", "no variable is a capacity, rate or delay"))
-    for c in given.couplings:
-        cost = c.target.field in COSTS
-        rich = PARTS.get(type(c.target.parent).__name__, RICHER.get(c.target.field, 0))
-        source = PARTS.get(type(c.source.parent).__name__, RICHER.get(c.source.field, 1))
-        slope = 1.0 if c.rate is None else float(c.rate)
-        if slope * source < 0 if cost else slope * source * rich <= 0:
-            faults.append(Fault("couplings", c.target.field, "makes richer hardware cheaper or slower"))
-    if faults:
-        raise SpecError(faults)
-
-
 def prove(
-    evaluator: Evaluator, *, trials: int, tolerance: float = 0.01, progress: Callable[[int, int], Any] | None = None
+    evaluator: Evaluator,
+    *,
+    trials: int,
+    tolerance: float = 0.01,
+    pool: Any = None,
+    progress: Callable[[int, int], Any] | None = None,
 ) -> Proof:
     """The best hardware, and a bound on what could be better.
 
     Args:
         trials: boxes to look at, at most.
         tolerance: share of the best value below which a gap is closed.
+        pool: executor that solves hardware designs in parallel.
 
     Raises:
         SpecError: see :func:`provable`.
     """
     provable(evaluator.problem)
-    return _Search(evaluator, tolerance).run(trials, progress)
+    return _Search(evaluator, tolerance, pool).run(trials, progress)
 
 
 class _Search:
-    def __init__(self, evaluator: Evaluator, tolerance: float) -> None:
+    def __init__(self, evaluator: Evaluator, tolerance: float, pool: Any = None) -> None:
         self.given = evaluator.problem
         self.evaluator = evaluator
         self.tolerance = tolerance
+        self.pool = pool
         self.free = [v for v in self.given.variables if direction(v)]
         self.apart = [v for v in self.given.variables if not direction(v)]
-        fast = tuple(c for c in self.given.constraints if c.name in FAST)
-        self.relaxed = Evaluator(dataclasses.replace(self.given, constraints=fast), None)
-        self.relaxed.cache = evaluator.cache
-        self.budget = tuple(c for c in self.given.constraints if c.name in CHEAP)
+        # Conditions that richer hardware keeps, those that poorer hardware keeps (the budget), and the rest.
+        fast = tuple(c for c in self.given.constraints if FAST.get(c.name) == c.at_most)
+        less = relaxed_quantities() if may_hide_twice(self.given) else ()
+        self.relaxed = Evaluator(dataclasses.replace(self.given, constraints=fast, replace=less), None)
+        self.relaxed.cache = None if less else evaluator.cache
+        self.budget = tuple(c for c in self.given.constraints if c.name in CHEAP and c.at_most)
         self.sign = self.given.objectives[0].sign
         self.solved: dict[tuple[Any, ...], tuple[dict[str, Any], Inner]] = {}
         self.best = math.inf
+        self.beyond = math.inf  # least bound of boxes too small to be split
         self.numbers = count()
+
+    def answers(self, evaluator: Evaluator, points: Sequence[dict[str, Any]]) -> list[Inner]:
+        """Answers in order, from the pool where there is one."""
+        if self.pool is None or len(points) < 2:
+            return evaluator.answers(points)
+        step = max(1, len(points) // 8)
+        parts = [points[i : i + step] for i in range(0, len(points), step)]
+        return [answer for found in in_order(self.pool, evaluator.answers, parts) for answer in found]
 
     # -- corners ---------------------------------------------------------------------------------------------
 
@@ -189,18 +163,23 @@ class _Search:
         affordable = self.affordable([self.point(b.fixed, b.poor) for b in boxes])
         boxes = [box for box, kept in zip(boxes, affordable, strict=True) if kept]
         richest = [self.point(b.fixed, b.rich) for b in boxes]
-        answers = self.relaxed.answers(richest)
+        answers = self.answers(self.relaxed, richest)
         paid = self.affordable(richest)
         left = []
         for box, point, answer, kept in zip(boxes, richest, answers, paid, strict=True):
             if not answer.front:
                 continue  # not even the richest corner has a feasible strategy
             box.bound = self.sign * answer.front[0][0][0]
-            if kept:  # the corner itself can be bought: nothing in the box is better
-                self.note([point])
-            elif self.open(box.bound):
+            closed = kept and self.reached(point, box)
+            if not closed and self.open(box.bound):
                 left.append(box)
         return left
+
+    def reached(self, point: dict[str, Any], box: Box) -> bool:
+        """Is the box's bound the value of its richest corner, which can be bought? Then nothing there is better."""
+        self.note([point])
+        answer = self.solved[tuple(point.values())][1]
+        return box.poor == box.rich or (bool(answer.front) and self.sign * answer.front[0][0][0] <= box.bound)
 
     def open(self, bound: float) -> bool:
         """Could something with this bound be better by more than the tolerance?"""
@@ -209,7 +188,7 @@ class _Search:
     def note(self, points: Sequence[dict[str, Any]]) -> None:
         """Solve designs that can be bought, and keep the best."""
         new = [p for p in points if tuple(p.values()) not in self.solved]
-        for point, answer in zip(new, self.evaluator.answers(new), strict=True):
+        for point, answer in zip(new, self.answers(self.evaluator, new), strict=True):
             self.solved[tuple(point.values())] = (point, answer)
             if answer.front:
                 self.best = min(self.best, self.sign * answer.front[0][0][0])
@@ -245,9 +224,10 @@ class _Search:
             values = list(box.rich)
             values[i] = box.poor[i]
             ends.append(self.point(box.fixed, values))
-        answers = self.relaxed.answers(ends)
+        answers = self.answers(self.relaxed, ends)
         reach = [self.sign * a.front[0][0][0] if a.front else math.inf for a in answers]
         if not reach:
+            self.beyond = min(self.beyond, box.bound)
             return []
         chosen = wide[int(np.argmax([min(r, 1e300) + 1e-9 * widths[i] for r, i in zip(reach, wide, strict=True)]))]
         if max(reach) <= box.bound:  # no resource matters: halve the widest
@@ -330,8 +310,9 @@ class _Search:
         known = list(self.solved.values())
         points, answers = [p for p, _ in known], [a for _, a in known]
         open_bound = min((box.bound for box in waiting), default=math.inf)
+        open_bound = min(open_bound, self.beyond)
         bound = min(open_bound, self.best - self.tolerance * abs(self.best)) if math.isfinite(self.best) else open_bound
-        closed = not waiting or not self.open(open_bound)
+        closed = math.isinf(open_bound) or not self.open(open_bound)
         gap = abs(self.best - bound) / abs(self.best) if math.isfinite(self.best) else math.inf
         if not math.isfinite(self.best):
             stopped = (

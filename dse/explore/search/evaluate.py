@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ class Evaluator:
 
         active = calibration.active()
         sent = active.path.read_bytes() if active.path is not None else b""
-        return {**self.__dict__, "_calibration": (active.id, sent)}
+        return {**self.__dict__, "_sent": (active.id, sent, socket.gethostname())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take up the calibration of the sender: a worker elsewhere may have another one."""
@@ -43,8 +44,10 @@ class Evaluator:
 
         from dse.spec import calibration
 
-        name, sent = state.pop("_calibration")
+        name, sent, host = state.pop("_sent")
         self.__dict__.update(state)
+        if host != socket.gethostname():  # a file of answers is no place to meet: SQLite does not lock over networks
+            self.cache = None
         if sent and calibration.active().id != name:
             path = Path(tempfile.mkdtemp(prefix="dse-")) / calibration.NAME
             path.write_bytes(sent)

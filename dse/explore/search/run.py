@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from dse.errors import Fault, SpecError
-from dse.explore.search.bound import provable, prove
+from dse.explore.search.bound import prove
 from dse.explore.search.cache import location
 from dse.explore.search.evaluate import Evaluator
 from dse.explore.search.found import SearchResult
 from dse.explore.search.inner import BLOCK, Inner, grid
+from dse.explore.search.pool import executor, in_order
 from dse.explore.search.problem import Problem, problem
 from dse.explore.search.progress import shown
+from dse.explore.search.provable import provable
 from dse.explore.search.saved import keep, load
 from dse.explore.search.space import Space, Variable
 from dse.explore.search.variables import Span
@@ -26,9 +25,9 @@ from dse.study.provenance import provenance
 
 HARDWARE = 200_000  # hardware designs that are enumerated at most: each is a row of the table
 MOST_HARDWARE = 2_000_000
+RATE = 2e7  # designs priced in a second, for an idea of what a trial costs
 TRIALS = 200
 BOXES = 4000
-DEATHS = 20  # tasks whose workers were killed, before the search gives up
 
 
 def search(
@@ -126,10 +125,14 @@ def run(
         keep(Path(folder), given, settings)
     kept = location() if cache else None
     evaluator = Evaluator(given, kept or (Path(folder) / "answers.sqlite" if folder else None))
+    if storage is not None and method in ("bound", "exhaustive"):
+        rule = f"{method!r} is not shared through a storage: use workers or a scheduler, or name a sampler as method"
+        raise SpecError([Fault("storage", storage.partition("@")[0][:40], rule)])
     with ExitStack() as stack:
         report = stack.enter_context(shown()) if progress is True else progress or None
         if method == "bound":
-            proof = prove(evaluator, trials=trials, tolerance=tolerance, progress=report)
+            pool = stack.enter_context(executor(workers, scheduler)) if scheduler or (workers or 1) > 1 else None
+            proof = prove(evaluator, trials=trials, tolerance=tolerance, pool=pool, progress=report)
             found = _result(evaluator, proof.points, proof.answers, "bound", proof.stopped, seed)
             found.bound = proof.bound
             return found
@@ -227,43 +230,11 @@ def _in_order(pool: Any, evaluator: Evaluator, chunks: list[list[dict[str, Any]]
     """The answers of all chunks in their order; a bounded number of chunks is under way at a time."""
     answers: list[Inner] = []
     total = sum(map(len, chunks))
-    for done in _ahead(pool, evaluator.answers, chunks, 32):
+    for done in in_order(pool, evaluator.answers, chunks):
         answers += done
         if progress is not None:
             progress(len(answers), total)
     return answers
-
-
-def _ahead(pool: Any, function: Callable[[Any], Any], items: Sequence[Any], most: int) -> Iterator[Any]:
-    """Results in order, with never more than ``most`` under way; a task whose worker was killed is given out again."""
-    options = {"pure": False} if hasattr(pool, "scheduler_info") else {}
-    waiting = iter(items)
-    pending = [(item, pool.submit(function, item, **options)) for item in islice(waiting, most)]
-    deaths = 0
-    while pending:
-        item, future = pending.pop(0)
-        try:
-            yield future.result()
-        except Exception as error:
-            deaths += 1
-            if type(error).__name__ != "KilledWorker" or deaths > DEATHS:
-                raise
-            pending.insert(0, (item, pool.submit(function, item, **options)))
-            continue
-        pending += [(item, pool.submit(function, item, **options)) for item in islice(waiting, 1)]
-
-
-@contextmanager
-def executor(workers: int | None, scheduler: str | None) -> Iterator[Any]:
-    """Threads of this process, or a Dask client as an executor: of a local cluster of processes or of a scheduler."""
-    if scheduler is None and (workers is None or workers <= 1):
-        with ThreadPoolExecutor(1 if workers == 1 else min(os.cpu_count() or 1, 8)) as pool:
-            yield pool
-        return
-    from dse.explore.cluster import connected
-
-    with connected(workers or 1, scheduler) as client:
-        yield client
 
 
 def _result(
@@ -309,7 +280,10 @@ def chosen_method(given: Problem, method: str) -> str:
         return method
     size = given.hardware_size
     total = None if size is None or size > HARDWARE else size * designs_per_hardware(given)
-    chosen = choose_method(total, len(given.objectives), all(not v.values for v in given.variables))
+    continuous = all(not v.values for v in given.variables)
+    chosen = choose_method(
+        total, len(given.objectives), continuous, designs_per_hardware(given) / RATE if total is None else 0.0
+    )
     if chosen == "exhaustive":
         return chosen
     try:
