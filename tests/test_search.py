@@ -287,14 +287,14 @@ def test_rows_that_equal_one_on_the_front_point_to_it():
 def test_structure_inside_other_clusters_is_found_by_its_path():
     """ "inter" is the outermost dimension of each cluster, however many it has; couplings too."""
     hardware = [dse.axis("cluster", ["dgx-a100", "tpu-v4-pod"]), dse.axis(BANDWIDTH, ["10 GB/s", "40 GB/s"])]
-    rate = coupling("cluster.network.inter.price", BANDWIDTH, "100 USD/(GB/s)")
+    rate = coupling("cluster.network.inter.price", BANDWIDTH, "2 USD/(GB/s)")
     found = search(**GPT, devices=64, hardware=hardware, couplings=[rate])
     for number, point in enumerate(found.points):
         cluster = found.problem.specs_at(point)["cluster"]
         base = dse.load_cluster(point["cluster"])
         assert cluster.network.dimensions[-1].bandwidth == point["network.inter.bandwidth"]
         assert cluster.network.dimensions[:-1] == base.network.dimensions[:-1]
-        grown = 100e-9 * (point["network.inter.bandwidth"] - base.network.dimensions[-1].bandwidth)
+        grown = 2e-9 * (point["network.inter.bandwidth"] - base.network.dimensions[-1].bandwidth)
         assert cluster.network.dimensions[-1].price == pytest.approx(
             max(base.network.dimensions[-1].price + grown, 0.0)
         )

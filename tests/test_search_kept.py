@@ -221,6 +221,13 @@ def test_a_coupled_field_is_never_below_zero():
     assert search(**GPT, hardware=hardware, couplings=steep, devices=8, objective="min capital").feasible_count
 
 
+def test_couplings_that_could_only_take_away_from_nothing_are_refused():
+    """The memory's price is part of the device's: less memory takes it off there."""
+    hardware = [dse.axis(CAPACITY, [1e9, 80e9])]
+    with pytest.raises(SpecError, match=r"is 0 here and would fall to .* couple cluster\.accelerator\.price"):
+        search(**GPT, hardware=hardware, couplings=[coupling("cluster.memory.price", CAPACITY, "1 USD/GB")], devices=8)
+
+
 def test_proportional_couplings_scale():
     base = dse.load_cluster("dgx-a100").accelerator
     hardware = [span(CAPACITY, "20 GB", "320 GB")]
@@ -245,11 +252,11 @@ def test_couplings_count_from_the_accelerator_that_was_chosen():
 def test_what_follows_the_number_of_devices_follows_it():
     """The network of a larger cluster costs more a device."""
     hardware = [dse.axis("cluster.devices", [8, 16, 64])]
-    given = problem(**GPT, hardware=hardware, couplings=[coupling(RATE, "cluster.devices", 10.0)])
+    given = problem(**GPT, hardware=hardware, couplings=[coupling(RATE, "cluster.devices", 1.0)])
     base = dse.load_cluster("dgx-a100")
     for devices in (8, 16, 64):
         cluster = given.specs_at({"devices": devices})["cluster"]
-        expected = base.network.dimensions[-1].price + 10.0 * (devices - base.devices)
+        expected = base.network.dimensions[-1].price + 1.0 * (devices - base.devices)
         assert cluster.network.dimensions[-1].price == pytest.approx(max(expected, 0.0))
 
 

@@ -86,7 +86,8 @@ def vector_peak(cluster: Any) -> Array:
         value = getattr(peaks, name)
         if value is not None:
             return value
-    return cluster.accelerator.matrix.bf16 or cluster.accelerator.matrix.fp16 or 1e12
+    matrix = cluster.accelerator.matrix
+    return next((peak for peak in (matrix.bf16, matrix.fp16) if peak is not None), 1e12)
 
 
 @quantity("B/s", "BW_local · efficiency.memory")

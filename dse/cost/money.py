@@ -18,7 +18,7 @@ def capital(cluster: Any, devices: Array) -> Array:
     node = cluster.node
     memory = node.accelerator.memory.price + total(tier.price / tier.shared_by for tier in node.expansion)
     fabric = total(dimension.price for dimension in cluster.network.dimensions)
-    return devices * (node.accelerator.price + memory + node.host_price / node.devices + fabric)
+    return devices * np.maximum(node.accelerator.price + memory + node.host_price / node.devices + fabric, 0.0)
 
 
 @quantity("USD", "capital · (1 + spares / nodes) + construction · peak power")
@@ -186,6 +186,20 @@ def effective_cost(cost: Array, goodput: Array) -> Array:
     return cost / np.maximum(goodput, 1e-30)
 
 
+RUN_UNITS = {
+    "run_steps": "1",
+    "run_time": "s",
+    "run_wall_time": "s",
+    "run_interruptions": "1",
+    "run_energy": "J",
+    "run_effective_energy": "J",
+    "run_cost": "USD",
+    "run_effective_cost": "USD",
+    "run_carbon": "kg",
+    "run_effective_carbon": "kg",
+}
+
+
 def run_totals(
     step_time: Array,
     energy: Array,
@@ -198,20 +212,24 @@ def run_totals(
 ) -> dict[str, Array]:
     """Time, energy, cost and carbon of training on ``tokens`` tokens (or samples), in whole steps.
 
-    With the run's ``goodput`` [1] and ``interruption_rate`` [1/s] also its wall time and the unplanned interruptions
-    to expect.
+    With the run's ``goodput`` [1] also its wall time and what it takes with failures, checkpoints and maintenance
+    included (``run_effective_*``): the cluster is held, and taken to draw its mean power, all the wall time. That
+    bounds the energy from above, as devices that wait for a restart draw less. With the ``interruption_rate`` [1/s]
+    besides, the unplanned interruptions to expect. Units are in ``RUN_UNITS``.
     """
     steps = np.ceil(tokens / tokens_per_step)
-    wall = {}
-    if goodput is not None:
-        wall["run_wall_time"] = steps * step_time / np.maximum(goodput, 1e-30)
-    if goodput is not None and interruption_rate is not None:
-        wall["run_interruptions"] = wall["run_wall_time"] * interruption_rate
-    return {
+    found = {
         "run_steps": steps,
         "run_time": steps * step_time,
         "run_energy": steps * energy,
         "run_cost": steps * cost,
         "run_carbon": steps * carbon,
-        **wall,
     }
+    if goodput is None:
+        return found
+    longer = 1.0 / np.maximum(goodput, 1e-30)
+    found["run_wall_time"] = found["run_time"] * longer
+    if interruption_rate is not None:
+        found["run_interruptions"] = found["run_wall_time"] * interruption_rate
+    effective = {f"run_effective_{name}": found[f"run_{name}"] * longer for name in ("energy", "cost", "carbon")}
+    return {**found, **effective}

@@ -27,6 +27,7 @@ from dse.explore.objectives import margins
 from dse.explore.search.evaluate import Evaluator
 from dse.explore.search.inner import Inner, priced
 from dse.explore.search.pool import in_order
+from dse.explore.search.problem import Problem
 from dse.explore.search.provable import CHEAP, FAST, direction, may_hide_twice, provable, relaxed_quantities
 from dse.explore.search.variables import HardwareVariable
 
@@ -90,35 +91,14 @@ def prove(
     return _Search(evaluator, tolerance, pool).run(trials, progress)
 
 
-class _Search:
-    def __init__(self, evaluator: Evaluator, tolerance: float, pool: Any = None) -> None:
-        self.given = evaluator.problem
-        self.evaluator = evaluator
-        self.tolerance = tolerance
-        self.pool = pool
-        self.free = [v for v in self.given.variables if direction(v)]
-        self.apart = [v for v in self.given.variables if not direction(v)]
-        # Conditions that richer hardware keeps, those that poorer hardware keeps (the budget), and the rest.
-        fast = tuple(c for c in self.given.constraints if FAST.get(c.name) == c.at_most)
-        less = relaxed_quantities() if may_hide_twice(self.given) else ()
-        self.relaxed = Evaluator(dataclasses.replace(self.given, constraints=fast, replace=less), None)
-        self.relaxed.cache = None if less else evaluator.cache
-        self.budget = tuple(c for c in self.given.constraints if c.name in CHEAP and c.at_most)
-        self.sign = self.given.objectives[0].sign
-        self.solved: dict[tuple[Any, ...], tuple[dict[str, Any], Inner]] = {}
-        self.best = math.inf
-        self.beyond = math.inf  # least bound of boxes too small to be split
-        self.numbers = count()
+class Corners:
+    """Hardware designs of a problem as points of boxes, and which of them the budgets allow."""
 
-    def answers(self, evaluator: Evaluator, points: Sequence[dict[str, Any]]) -> list[Inner]:
-        """Answers in order, from the pool where there is one."""
-        if self.pool is None or len(points) < 2:
-            return evaluator.answers(points)
-        step = max(1, len(points) // 8)
-        parts = [points[i : i + step] for i in range(0, len(points), step)]
-        return [answer for found in in_order(self.pool, evaluator.answers, parts) for answer in found]
-
-    # -- corners ---------------------------------------------------------------------------------------------
+    def __init__(self, given: Problem) -> None:
+        self.given = given
+        self.free = [v for v in given.variables if direction(v)]
+        self.apart = [v for v in given.variables if not direction(v)]
+        self.budget = tuple(c for c in given.constraints if c.name in CHEAP and c.at_most)
 
     def point(self, fixed: Sequence[Any], values: Sequence[float]) -> dict[str, Any]:
         """A hardware design; free variables with values take the place on their list."""
@@ -134,15 +114,11 @@ class _Search:
             return v.high if x else v.low
         return float(f"{v.low * (v.high / v.low) ** x if v.log else v.low + (v.high - v.low) * x:.12g}")
 
-    def roots(self) -> list[Box]:
-        """One box for every combination of the variables that are no resources."""
+    def ends(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The poorest and the richest place of every resource."""
         ends = [(0.0, float(len(v.values) - 1) if v.values else 1.0) for v in self.free]
         ends = [end if direction(v) > 0 else end[::-1] for v, end in zip(self.free, ends, strict=True)]
-        poor, rich = tuple(e[0] for e in ends), tuple(e[1] for e in ends)
-        choices = product(*(v.shown for v in self.apart))
-        return [Box(-math.inf, next(self.numbers), fixed, poor, rich) for fixed in choices]
-
-    # -- bounding --------------------------------------------------------------------------------------------
+        return tuple(e[0] for e in ends), tuple(e[1] for e in ends)
 
     def affordable(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Which hardware keeps the budgets that no strategy changes."""
@@ -157,6 +133,60 @@ class _Search:
             for margin in margins(evaluation, self.budget).values():
                 kept[places] &= np.broadcast_to(np.ravel(margin) >= 0, len(places))
         return kept
+
+    def richest(self, boxes: Sequence[Box]) -> list[dict[str, Any]]:
+        """The richest design on each box's diagonal that the budgets allow; they are known to allow its poor corner."""
+        low, high = np.zeros(len(boxes)), np.ones(len(boxes))
+        for _ in range(7):
+            middle = (low + high) / 2
+            kept = self.affordable(self._diagonal(boxes, middle))
+            low, high = np.where(kept, middle, low), np.where(kept, high, middle)
+        return self._diagonal(boxes, low)
+
+    def _diagonal(self, boxes: Sequence[Box], shares: np.ndarray) -> list[dict[str, Any]]:
+        return [self.point(b.fixed, self.between(b, share)) for b, share in zip(boxes, shares, strict=True)]
+
+    def between(self, box: Box, share: float) -> tuple[float, ...]:
+        """A point of the diagonal; variables with values take the poorer neighbour."""
+        found = []
+        for v, poor, rich in zip(self.free, box.poor, box.rich, strict=True):
+            x = poor + share * (rich - poor)
+            found.append((math.floor(x) if rich >= poor else math.ceil(x)) if v.values else x)
+        return tuple(found)
+
+
+class _Search(Corners):
+    def __init__(self, evaluator: Evaluator, tolerance: float, pool: Any = None) -> None:
+        super().__init__(evaluator.problem)
+        self.evaluator = evaluator
+        self.tolerance = tolerance
+        self.pool = pool
+        # Conditions that richer hardware keeps, those that poorer hardware keeps (the budget), and the rest.
+        fast = tuple(c for c in self.given.constraints if FAST.get(c.name) == c.at_most)
+        less = relaxed_quantities() if may_hide_twice(self.given) else ()
+        self.relaxed = Evaluator(dataclasses.replace(self.given, constraints=fast, replace=less), None)
+        self.relaxed.cache = None if less else evaluator.cache
+        self.sign = self.given.objectives[0].sign
+        self.solved: dict[tuple[Any, ...], tuple[dict[str, Any], Inner]] = {}
+        self.best = math.inf
+        self.beyond = math.inf  # least bound of boxes too small to be split
+        self.numbers = count()
+
+    def answers(self, evaluator: Evaluator, points: Sequence[dict[str, Any]]) -> list[Inner]:
+        """Answers in order, from the pool where there is one."""
+        if self.pool is None or len(points) < 2:
+            return evaluator.answers(points)
+        step = max(1, len(points) // 8)
+        parts = [points[i : i + step] for i in range(0, len(points), step)]
+        return [answer for found in in_order(self.pool, evaluator.answers, parts) for answer in found]
+
+    # -- bounding --------------------------------------------------------------------------------------------
+
+    def roots(self) -> list[Box]:
+        """One box for every combination of the variables that are no resources."""
+        poor, rich = self.ends()
+        choices = product(*(v.shown for v in self.apart))
+        return [Box(-math.inf, next(self.numbers), fixed, poor, rich) for fixed in choices]
 
     def bounded(self, boxes: Sequence[Box]) -> list[Box]:
         """The boxes that may hold something better than the best known, with their bounds."""
@@ -195,25 +225,7 @@ class _Search:
 
     def tried(self, boxes: Sequence[Box]) -> None:
         """Designs on each box's diagonal, as rich as the budget allows."""
-        low, high = np.zeros(len(boxes)), np.ones(len(boxes))
-        for _ in range(7):
-            middle = (low + high) / 2
-            kept = self.affordable(
-                [self.point(b.fixed, self.between(b, t)) for b, t in zip(boxes, middle, strict=True)]
-            )
-            low, high = np.where(kept, middle, low), np.where(kept, high, middle)
-        self.note(self._diagonal(boxes, low))
-
-    def _diagonal(self, boxes: Sequence[Box], shares: np.ndarray) -> list[dict[str, Any]]:
-        return [self.point(b.fixed, self.between(b, share)) for b, share in zip(boxes, shares, strict=True)]
-
-    def between(self, box: Box, share: float) -> tuple[float, ...]:
-        """A point of the diagonal; variables with values take the poorer neighbour."""
-        found = []
-        for v, poor, rich in zip(self.free, box.poor, box.rich, strict=True):
-            x = poor + share * (rich - poor)
-            found.append((math.floor(x) if rich >= poor else math.ceil(x)) if v.values else x)
-        return tuple(found)
+        self.note(self.richest(boxes))
 
     def split(self, box: Box) -> list[Box]:
         """Two halves across the variable whose range costs most of the objective."""

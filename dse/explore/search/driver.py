@@ -145,6 +145,7 @@ def run_search(
     progress: Callable[[int, int], None] | None = None,
     grace: float = GRACE,
     seconds_per_trial: float = 0.0,
+    first: Sequence[Point] = (),
 ) -> SearchLog:
     """Search for the best points, resume such a search, or join one that runs elsewhere.
 
@@ -169,6 +170,7 @@ def run_search(
         progress: called with the numbers of trials done and to do.
         grace: seconds without a sign of life before a worker on another machine counts as dead.
         seconds_per_trial: what an evaluation costs, for ``auto``.
+        first: points to begin with; part of the problem, like the seed.
 
     Returns:
         All trials in slot order, the same for any executor, number of processes and interruptions.
@@ -182,7 +184,7 @@ def run_search(
     space = Space(tuple(variables))
     chosen = _method(method, space, len(directions), trials, seconds_per_trial)
     size = default_batch(chosen, len(space.variables), len(directions)) if batch is None else batch
-    planner = Planner(space.variables, directions, seed=seed, method=chosen, batch=size)
+    planner = Planner(space.variables, directions, seed=seed, method=chosen, batch=size, first=first)
     problem = _described(space, directions, seed, chosen, size)
     folder = None if folder is None else Path(folder)
     if folder is not None:

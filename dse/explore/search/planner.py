@@ -104,10 +104,18 @@ class Planner:
         seed: of everything random.
         method: one of ``METHODS``.
         batch: points in a generation.
+        first: points to begin with.
     """
 
     def __init__(
-        self, variables: Sequence[Variable], directions: Sequence[str], *, seed: int, method: str, batch: int
+        self,
+        variables: Sequence[Variable],
+        directions: Sequence[str],
+        *,
+        seed: int,
+        method: str,
+        batch: int,
+        first: Sequence[Point] = (),
     ) -> None:
         self.space = Space(tuple(variables))
         self.batch = batch
@@ -116,6 +124,7 @@ class Planner:
         self._seen: set[tuple] = set()
         self._random = Random(f"unseen points {seed}")
         self._cursor = 0
+        self._first = list(first)
         size = self.space.size or 1
         self._start = self._random.randrange(size)
         # A stride without a common factor with the size visits every index: a permutation that needs no memory.
@@ -135,6 +144,11 @@ class Planner:
         self._stream.tell(outcomes)
 
     def _next(self) -> Point:
+        while self._first:
+            point = self._first.pop(0)
+            if self._fresh(point):
+                self._stream.insert(point)
+                return point
         for _ in range(ATTEMPTS):
             point = self._stream.propose()
             if self._fresh(point):

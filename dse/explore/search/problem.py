@@ -18,12 +18,21 @@ from dse.cost.graph import Quantity
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import BoundAxis, bind_axes, load_specs, own_quantities
 from dse.explore.objectives import Condition, Objective, conditions, objectives, quantity_value, unit_of_quantity
-from dse.explore.search.variables import BoundCoupling, HardwareVariable, Span, bind_coupling, bind_variable, coupled
+from dse.explore.search.variables import (
+    BoundCoupling,
+    HardwareVariable,
+    Span,
+    bind_coupling,
+    bind_variable,
+    coupled,
+    value_at,
+)
 from dse.explore.tables import ALL_TABLES
 from dse.space.axes import Axis, Place, locate, with_value
 from dse.space.enumerate import strategy_axes
 from dse.spec.base import Spec
 from dse.spec.strategy import Strategy, parse_strategy
+from dse.units import engineering
 
 GRID = 33  # values of a span without steps where it has to be enumerated
 # Columns of the table of a search besides the hardware, the strategy and the objectives.
@@ -143,7 +152,36 @@ def _group(problem: Problem, key: tuple[Any, ...]) -> Group:
     if loops:
         raise SpecError([Fault(f"options.{loops[0]}", "", "changes the model's structure; give one value in base")])
     couplings = tuple(c.within(base) for c in problem.couplings)
+    _check_floors(problem, base, places, couplings)
     return Group(specs, base, places, couplings, tuple(strategies))
+
+
+def _check_floors(
+    problem: Problem, base: Mapping[str, Any], places: Mapping[str, Place], couplings: Sequence[BoundCoupling]
+) -> None:
+    """Refuse couplings that would only take away from a field that is zero, and so do nothing at all."""
+    ends = {
+        (places[v.name].root, places[v.name].steps): (min(v.values), max(v.values)) if v.values else (v.low, v.high)
+        for v in problem.variables
+        if v.name in places
+    }
+    least: dict[tuple[Any, ...], tuple[float, BoundCoupling]] = {}
+    for c in couplings:
+        where, source = (c.target.root, c.target.steps), (c.source.root, c.source.steps)
+        if c.rate is None or source not in ends:
+            continue
+        start = least.get(where, (value_at(base, c.target), c))[0]
+        growth = min(c.rate * (end - value_at(base, c.source)) for end in ends[source])
+        least[where] = (start + growth, c)
+    faults = []
+    for value, c in least.values():
+        if value < 0 and not value_at(base, c.target):
+            rule = f"is 0 here and would fall to {engineering(value, c.target.unit)}"
+            if c.target.field == "price":
+                rule += ": it is part of the device's price, so couple cluster.accelerator.price"
+            faults.append(Fault("couplings", c.given.target, rule))
+    if faults:
+        raise SpecError(faults)
 
 
 def problem(

@@ -19,6 +19,7 @@ from dse.explore.search.progress import shown
 from dse.explore.search.provable import provable
 from dse.explore.search.saved import keep, load
 from dse.explore.search.space import Space, Variable
+from dse.explore.search.starts import starts
 from dse.explore.search.variables import Span
 from dse.space.axes import Axis
 from dse.study.provenance import provenance
@@ -179,8 +180,8 @@ def _sampled(
             pool = stack.enter_context(executor(workers, scheduler))
         log = run_search(
             dimensions(given), directions, evaluator, trials=trials, seed=seed, method=method, batch=batch,
-            folder=folder, storage=storage, study_name=f"{study_name}-{evaluator.identity}", executor=pool,
-            progress=progress,
+            first=starts(given), folder=folder, storage=storage, study_name=f"{study_name}-{evaluator.identity}",
+            executor=pool, progress=progress,
         )  # fmt: skip
     points = [dict(trial.point) for trial in log.trials]
     answers = [Inner.from_dict(trial.outcome.payload["answer"]) for trial in log.trials]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dse.errors import StudyError
+from dse.errors import Fault, SpecError, StudyError
 from dse.explore.search.cache import identity
 from dse.explore.search.problem import Problem, problem
 from dse.explore.search.variables import Coupling, HardwareVariable, Span
@@ -15,6 +15,7 @@ from dse.spec.base import Spec
 from dse.study.export import write_atomically
 
 INPUTS = "problem.json"
+SWEEP = "sweep.json"  # what a streamed sweep keeps its inputs in
 
 
 def inputs(given: Problem) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def keep(folder: Path, given: Problem, settings: dict[str, Any]) -> None:
         StudyError: the folder holds a search of another problem, or of another version of the cost model.
     """
     path = folder / INPUTS
+    if (folder / SWEEP).exists():
+        raise StudyError(f"{folder} holds a sweep: choose another folder for the search")
     plain = json.loads(json.dumps(inputs(given)))
     found = {"kind": "search", "identity": identity(given), "settings": settings, "problem": plain}
     if path.exists():
@@ -61,6 +64,10 @@ def keep(folder: Path, given: Problem, settings: dict[str, Any]) -> None:
         if others:
             shown = ", ".join(f"{n} = {stored['settings'].get(n)!r}, now {v!r}" for n, v in others.items())
             raise StudyError(f"{folder} holds this search with other settings ({shown}): choose another folder")
+        known = stored["settings"].get("trials")
+        if isinstance(known, int) and settings["trials"] < known and (folder / "designs.parquet").exists():
+            rule = f"the search in {folder} has {known} already; it can only be extended"
+            raise SpecError([Fault("trials", str(settings["trials"]), rule)])
         if stored["settings"] == settings:
             return
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"

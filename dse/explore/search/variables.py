@@ -87,19 +87,19 @@ class BoundCoupling:
             SpecError: they have no such fields, or the source is zero where the target is in proportion to it.
         """
         target, source = locate(self.given.target, specs), locate(self.given.source, specs)
-        if self.rate is None and not _at(specs, source):
+        if self.rate is None and not value_at(specs, source):
             raise SpecError([Fault(f"couplings.{self.given.source}", "0", "nothing can be in proportion to zero")])
         return replace(self, target=target, source=source)
 
     def change(self, specs: Mapping[str, Spec], base: Mapping[str, Spec]) -> Any:
         """What the target grows by (for proportional ones: the value itself minus its base)."""
-        now, before = _at(specs, self.source), _at(base, self.source)
+        now, before = value_at(specs, self.source), value_at(base, self.source)
         if self.rate is not None:
             return self.rate * (now - before)
-        return _at(base, self.target) * (now / before - 1.0)
+        return value_at(base, self.target) * (now / before - 1.0)
 
 
-def _at(specs: Mapping[str, Any], place: Place) -> Any:
+def value_at(specs: Mapping[str, Any], place: Place) -> Any:
     found: Any = specs[place.root]
     for step in place.steps:
         found = found[step] if isinstance(found, tuple) else getattr(found, str(step))
@@ -156,7 +156,7 @@ def coupled(specs: dict[str, Any], base: Mapping[str, Any], couplings: Sequence[
     changed = dict(specs)
     for where, growth in changes.items():
         place = places[where]
-        value = np.maximum(_at(base, place) + growth, 0.0)
+        value = np.maximum(value_at(base, place) + growth, 0.0)
         changed[place.root] = with_value(changed[place.root], place.steps, value if np.ndim(value) else float(value))
     return changed
 
@@ -216,11 +216,11 @@ def bind_coupling(item: Any, specs: Mapping[str, Spec]) -> BoundCoupling:
     given = _coupling_of(item)
     target, source = locate(given.target, specs), locate(given.source, specs)
     for path, place in ((given.target, target), (given.source, source)):
-        if not isinstance(_at(specs, place), int | float):
+        if not isinstance(value_at(specs, place), int | float):
             raise SpecError(
                 [Fault(f"couplings.{path}", "", "is not a number here; a coupling needs one to start from")]
             )
-    if isinstance(_at(specs, target), int):
+    if isinstance(value_at(specs, target), int):
         raise SpecError([Fault(f"couplings.{given.target}", "", "is a whole number; only measures can follow")])
     if given.rate == "proportional":
         return BoundCoupling(given, target, source, None).within(specs)
