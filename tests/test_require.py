@@ -14,7 +14,7 @@ from require_cases import BEST, CASE, FEW, INTER, INTRA, PLAN, SMALL, changed, h
 import dse
 from dse.errors import InfeasibleDesign, SpecError
 from dse.explore.objectives import condition
-from dse.explore.require import Requirement, require
+from dse.explore.require import Requirement, forecast, require
 from dse.explore.require.field import roundest
 from dse.explore.require.scan import runs
 from dse.space.axes import locate, with_value
@@ -315,3 +315,30 @@ def test_a_varied_field_of_the_strategy_is_not_chosen_too() -> None:
     assert "micro_batch" not in found.strategy and found.design.specs["strategy"].micro_batch == found.value
     with pytest.raises(SpecError, match="varies already"):
         require("mfu >= 0.3", "micro_batch", *CASE[:2], devices=128, **BEST)
+
+
+# -- before it starts --------------------------------------------------------------------------------------------
+
+
+def test_a_forecast_counts_the_scan_and_bounds_its_refinement() -> None:
+    """The scan is that of the answer, strategy by strategy; refining a crossing takes no more than was said."""
+    for target, more in (("mfu >= 0.42", BEST), ("mfu >= 0.4", {"points": 40, **BEST})):
+        plan = forecast(target, INTER, *CASE[:2], devices=128, **more)
+        found = require(target, INTER, *CASE[:2], devices=128, **more)
+        size = found.problem.space([found.value]).size
+        assert plan.points - plan.refinement == len(found.values) and plan.designs == plan.points * size
+        assert len(found.values) * size <= found.problem.evaluated <= plan.designs and plan.seconds > 0
+
+
+def test_a_forecast_of_whole_numbers_and_of_curves() -> None:
+    """All whole numbers are tried, so nothing is refined; a curve scans all pairs, and prices bring it closer."""
+    plan = forecast("step_time <= 15 s", "devices", *CASE, low=16, high=2048)
+    found = require("step_time <= 15 s", "devices", *CASE, low=16, high=2048)
+    assert found.exhaustive and plan.refinement <= 3 and plan.points - plan.refinement >= len(found.values)
+    pair = [INTER, "cluster.memory.bandwidth"]
+    curve = forecast("mfu >= 0.3", pair, *CASE, points=9)
+    bought = forecast("mfu >= 0.3", pair, *CASE, points=9, prices=dict.fromkeys(pair, "10 USD/(GB/s)"))
+    assert curve.points - curve.refinement == 81 and bought.refinement > curve.refinement
+    assert require("mfu >= 0.3", pair, *CASE, points=9).problem.evaluated <= curve.designs
+    with pytest.raises(SpecError, match="must be least or most"):
+        forecast("mfu >= 0.3", INTER, *CASE, direction="up")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,3 +205,27 @@ def test_the_command_line_answers_in_text_and_json(tmp_path) -> None:
     pair = CliRunner().invoke(app, ["--target", "mfu >= 0.3", *common, "--vary", INTRA, "--json", "--points", "9",
                                     "--price", f"{INTER}=100 USD/(GB/s)", "--price", f"{INTRA}=10 USD/(GB/s)"])  # fmt: skip
     assert len(json.loads(pair.stdout)["curve"]) == 9
+
+
+def test_a_dry_run_prints_the_forecast_and_writes_nothing(tmp_path: Path) -> None:
+    """One line, or JSON; no scan is written."""
+    app = typer.Typer()
+    require_cli.attach(app)
+    out = tmp_path / "scan.csv"
+    common = ["--model", CASE[0], "--cluster", CASE[1], "--strategy", PLAN, "--vary", INTER, "--target", "mfu >= 0.3",
+              "--out", str(out), "--dry-run"]  # fmt: skip
+    text, data = (CliRunner().invoke(app, [*common, *more]) for more in ([], ["--json"]))
+    assert text.exit_code == 0 and len(text.output.splitlines()) == 1 and "points of the scan" in text.output
+    found = json.loads(data.output)
+    assert found["points"] - found["refinement_points"] == 258 and found["seconds"] > 0 and not out.exists()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".xlsx", ".tex", ".md"])
+def test_answers_and_curves_are_written_with_their_manifest(ending: str, tmp_path: Path) -> None:
+    """Every format holds a row a value, and the manifest says where it comes from."""
+    single = require("mfu >= 0.3", INTER, *CASE, points=9)
+    curve = require("mfu >= 0.3", [INTER, INTRA], *CASE, points=5)
+    for name, found in (("single", single), ("curve", curve)):
+        path = found.export(tmp_path / f"{name}{ending}")
+        manifest = json.loads(path.with_name(path.name + ".manifest.json").read_text())
+        assert manifest["rows"] == len(found.to_dataframe()) and manifest["provenance"]

@@ -72,7 +72,7 @@ def test_one_estimate_a_design_gives_the_same_optimum(seed, objective, sign):
         kept += [float(one[b.split()[0]]) >= float(b.split()[2]) for b in space.budgets if ">=" in b]
         if one.is_feasible and all(kept):
             rows.append((sign * float(one[objective]), number, place))
-    number, values, place = found._rows[found.front_rows[0]]
+    number, values, place = found.rows[found.front_rows[0]]
     assert (sign * values[0], number, place) == min(rows)
     assert found.feasible_count == len(rows)
     assert float(found.best[objective]) == values[0]
@@ -82,8 +82,8 @@ def test_designs_of_the_table_are_those_results():
     """Every row, built anew as a result, has the row's objectives to the last bit and is feasible where it says so."""
     space = Random(2)
     found = search(**space.arguments)
-    for row in range(0, len(found._rows), max(1, len(found._rows) // 25)):
-        _, values, place = found._rows[row]
+    for row in range(0, len(found.rows), max(1, len(found.rows) // 25)):
+        _, values, place = found.rows[row]
         if place is None:
             continue
         result = found.design(row)
@@ -103,7 +103,7 @@ def test_branch_and_bound_proves_the_value_of_enumeration(seed, objective):
     arguments = {**Random(seed).arguments, "objective": objective}
     whole = search(**arguments)
     proved = search(**arguments, method="bound", tolerance=0.0)
-    lead = [found._rows[found.front_rows[0]][1] for found in (whole, proved)]
+    lead = [found.rows[found.front_rows[0]][1] for found in (whole, proved)]
     assert lead[0] == lead[1]
     assert proved.best.is_feasible
 

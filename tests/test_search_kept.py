@@ -269,8 +269,8 @@ BAD = {
     "searched": ([coupling(CAPACITY, PRICE, "1 GB/USD")], "searched and follows"),
     "chained": ([coupling(PRICE, CAPACITY, "1 USD/GB"), coupling(RATE, PRICE, 0.1)], "follows and is followed"),
     "zero": ([coupling(PRICE, "cluster.facility.maintenance", "proportional")], "proportion to zero"),
-    "form": ([{"target": PRICE}], "target, source and rate"),
-    "no coupling": (["price ~ capacity"], "target, source and rate"),
+    "form": ([{"target": PRICE}], "dse.coupling"),
+    "no coupling": (["price ~ capacity"], "dse.coupling"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -21,8 +22,7 @@ METHODS = {
     "sampled": ["--objective", "step_time", "--objective", "capital", "--trials", "128", "--batch", "16"],
     "proved": ["--objective", "step_time", "--trials", "250"],
 }
-KEPT = ("designs.parquet", "front.csv", "summary.json")
-KILLS = 3
+KILLS = 4
 
 
 def command(method: str, folder: Path) -> subprocess.Popen[bytes]:
@@ -33,33 +33,29 @@ def command(method: str, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def kept(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in KEPT}
+    return {name: (folder / name).read_bytes() for name in ("designs.parquet", "front.csv", "summary.json")}
 
 
-def progress(folder: Path) -> int:
-    """Bytes that a search has written so far beside its inputs and its results."""
-    sizes = 0
-    for path in folder.glob("*"):
-        try:
-            sizes += path.stat().st_size if path.name not in KEPT else 0
-        except FileNotFoundError:  # renamed or removed since it was listed
-            continue
-    return sizes
+def written(folder: Path) -> tuple[int, ...]:
+    """When the files were last changed that answers and trials are kept in; empty before there are any."""
+    files = (folder / name for name in ("answers.sqlite", "search.journal"))
+    return tuple(path.stat().st_mtime_ns for path in files if path.exists())
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_search_ends_like_an_undisturbed_one(method: str, tmp_path: Path):
-    """Each kill comes once the folder has grown by a random part of all that a search writes there."""
+    """Each kill comes once a random number of writes has been seen, so that it meets a search at work."""
     assert command(method, tmp_path / "whole").wait(120) == 0
-    whole, folder, draw = progress(tmp_path / "whole"), tmp_path / "killed", random.Random(7)
-    killed = 0
+    folder, draw, killed = tmp_path / "killed", random.Random(7), 0
     for _ in range(KILLS):
-        process, wanted = command(method, folder), progress(folder) + whole * draw.uniform(0.02, 0.3)
-        while process.poll() is None and progress(folder) < wanted:
-            time.sleep(0.002)
-        killed += process.poll() is None
+        before, writes, wanted = written(folder), 0, draw.randint(1, 8)
+        process = command(method, folder)
+        while process.poll() is None and writes < wanted:
+            now = written(folder)
+            writes, before = writes + (now != before), now
+            time.sleep(0.001)
         process.kill()
-        process.wait()
+        killed += process.wait() == -signal.SIGKILL
     assert killed
     assert command(method, folder).wait(120) == 0
     assert kept(folder) == kept(tmp_path / "whole")

@@ -5,24 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import dse
 from dse.errors import SpecError
 from dse.explore.sensitivity import Factor, Search, bottlenecks, elasticities, shadow_prices, tornado
 from dse.explore.sensitivity.bottleneck import _ladder, shapley_values
-from dse.explore.sensitivity.cli import attach
 from dse.explore.sensitivity.factors import bind
 from dse.explore.sensitivity.samples import evaluate, is_feasible
-from dse.view import sensitivity as views
 
 GPT = ("gpt3-175b", "dgx-a100", "tp=8,pp=8,micro_batch=1,global_batch=1536,zero_stage=1")
 SMALL = ("llama2-7b", "dgx-a100", "tp=8,micro_batch=1,global_batch=256,zero_stage=1")
@@ -231,6 +226,20 @@ def test_shadow_prices_read_as_sentences(gpt: dse.Result) -> None:
     assert "is worth up to $" in text and "per device; without limit it would save" in text
 
 
+def test_tiers_behind_the_memory_are_listed_though_nothing_waits_for_them(gpt: dse.Result) -> None:
+    """What saves nothing, even without limit, is named in one last line; what only a great step helps, in its own."""
+    found = shadow_prices(gpt)
+    tiers = [f"cluster.node.expansion.{i}.bandwidth" for i in range(len(gpt.specs["cluster"].node.expansion))]
+    table = found.table.set_index("path")
+    assert tiers and (table.loc[tiers, ["saved [s]", "most [s]"]] == 0).all(axis=None)
+    last = str(found).splitlines()[-1]
+    assert "ddr bandwidth" in last and "memory capacity" in last and "nothing at the margin, nor without limit" in last
+    assert str(found).count("ddr bandwidth") == 1
+    hidden = made(step_time=lambda cluster: np.where(cluster.accelerator.memory.bandwidth > 1e14, 1.0, 2.0))
+    text = str(shadow_prices(hidden, ["cluster.memory.bandwidth"]))
+    assert "saves nothing at the margin; without limit it would save 1 s" in text
+
+
 def test_the_ladder_of_memory_is_what_enumeration_finds(small: dse.Result) -> None:
     """At the first rung's capacity dse.best finds its time, and a byte less memory gives a slower best strategy."""
     tight = dse.load_cluster("dgx-a100").to_plain()
@@ -321,89 +330,3 @@ def test_two_equally_slow_resources_are_one_rung() -> None:
     assert ladder["resource"].tolist() == ["c", "a with b"]
     assert ladder["left [s]"].tolist() == [2.0, 0.0]
     assert shapley_values(times) == pytest.approx([1.0, 1.0, 1.0])
-
-
-# -- command line and figures -------------------------------------------------------------------------------
-
-COMMON = ["--model", SMALL[0], "--cluster", SMALL[1], "--strategy", SMALL[2], "--devices", "64"]
-FACTORS = ["--factor", "cluster.memory.bandwidth=1:4 TB/s log", "--factor", "recompute=none,full"]
-
-
-def run(*arguments: str) -> Any:
-    app = typer.Typer()
-    attach(app)
-    return CliRunner().invoke(app, [*COMMON, *arguments])
-
-
-@pytest.mark.parametrize(
-    ("kind", "more", "words"),
-    [
-        ("tornado", [], "step_time = "),
-        ("elasticity", ["--input", "cluster.memory.bandwidth"], "cluster.memory.bandwidth"),
-        ("shadow", [], "is worth up to"),
-        ("sobol", [*FACTORS, "--samples", "16"], "shares of the variance of ln step_time"),
-        ("morris", [*FACTORS, "--samples", "8"], "effects on ln step_time"),
-        ("discover", [*FACTORS, "--samples", "64", "--target", "mfu >= 0.45"], "designs miss mfu >= 0.45"),
-        (
-            "discover",
-            ["--axis", "tp=1,2,4,8", "--axis", "micro_batch=1,2,4", "--target", "mfu >= 0.45"],
-            "designs miss",
-        ),
-        ("bottleneck", ["--depth", "2"], "bound by"),
-    ],
-)
-def test_the_command_prints_text_json_tables_and_figures(
-    kind: str, more: list[str], words: str, tmp_path: Path
-) -> None:
-    """Each kind prints its text, the same as JSON, and writes its table and its figure."""
-    text = run("--kind", kind, *more)
-    assert text.exit_code == 0, text.exception
-    assert words in text.output
-    out, page = tmp_path / "table.csv", tmp_path / "figure.html"
-    found = run("--kind", kind, *more, "--json", "--out", str(out), "--figure", str(page))
-    assert found.exit_code == 0, found.exception
-    data = json.loads(found.output)
-    assert data["kind"] == kind
-    assert out.is_file() and page.stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--kind", "nothing"], "must be one of tornado"),
-        (["--kind", "sobol"], "at least one factor"),
-        (["--kind", "discover", *FACTORS], "name a condition"),
-        (["--figure", "x.gif"], "must end in"),
-        (["--input", "cluster.nothing"], "no such field"),
-    ],
-)
-def test_bad_arguments_are_faults_and_not_tracebacks(arguments: list[str], message: str) -> None:
-    """What the command line shows with exit code 2."""
-    found = run(*arguments)
-    assert isinstance(found.exception, SpecError) and message in str(found.exception)
-
-
-def test_the_command_finds_the_best_strategy_itself() -> None:
-    """Without a strategy, devices and batch are needed, and the best design is looked at."""
-    app = typer.Typer()
-    attach(app)
-    common = ["--model", SMALL[0], "--cluster", SMALL[1], "--devices", "64", "--kind", "bottleneck", "--json"]
-    found = CliRunner().invoke(app, [*common, "--global-batch", "256"])
-    best = dse.best(SMALL[0], SMALL[1], devices=64, global_batch=256)
-    assert json.loads(found.output)["step_time"] == pytest.approx(float(best["step_time"]), rel=1e-12)
-    missing = CliRunner().invoke(app, common)
-    assert isinstance(missing.exception, SpecError) and "global_batch" in str(missing.exception)
-
-
-def test_figures_show_the_tables_numbers(gpt: dse.Result) -> None:
-    """Bars are the tables' rows, in the light and in the dark theme."""
-    found = tornado(gpt)
-    for dark in (False, True):
-        figure = views.tornado(found, top=5, dark=dark)
-        low = figure.data[0]
-        assert len(low.y) == 5
-        ends = np.asarray(low.x) + np.asarray(low.base)
-        assert ends == pytest.approx(found.table["at_low [s]"][:5].to_numpy())
-    parts = bottlenecks(gpt)
-    bars = views.bottleneck(parts).data[0]
-    assert bars.x[0] == pytest.approx(parts.step_time) and len(bars.x) == 1 + len(parts.ladder)

@@ -1,8 +1,7 @@
-"""Sweeps that are killed, run out of disk, lose workers or schedulers, or meet another writer: nothing is lost."""
+"""Sweeps whose processes, workers or schedulers are killed: nothing is lost."""
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import random
@@ -10,37 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from stream_faults_cases import files, make, parts, wait_for_parts, whole
 
 import dse
 from dse.errors import StudyError
-from dse.explore.stream import folder as folders
-from dse.explore.stream import open_table, plan_of, resume, run
-from dse.explore.stream.folder import keep_inputs, locked
+from dse.explore.stream import plan_of, resume
+from dse.explore.stream.folder import keep_inputs
 from dse.explore.stream.run import carry_out
 
 KILLS_ALONE, KILLS_OF_CLIENTS, KILLS_OF_LOCAL_WORKERS, KILLS_OF_REMOTE_WORKERS = 30, 4, 6, 10
-
-
-def make(part_rows: int):
-    """A sweep of 2,400 designs."""
-    axes = (
-        dse.axis("cluster.network.inter.bandwidth", [10, 25, 50, 100, 200], unit="GB/s"),
-        dse.axis("tp", [1, 2, 4, 8]),
-        dse.axis("pp", [1, 2, 4, 8, 16]),
-        dse.axis("micro_batch", [1, 2, 4]),
-        dse.axis("zero_stage", [0, 1]),
-        dse.axis("overlap_dp", [False, True]),
-        dse.axis("overlap_tp", [True, None]),
-    )
-    return plan_of("gpt3-175b", "dgx-a100", "global_batch=512", *axes, devices=512, part_rows=part_rows)
 
 
 @pytest.fixture(scope="module")
@@ -49,29 +32,10 @@ def plan():
     return make(16)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a table."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".parquet", ".json")}
-
-
 @pytest.fixture(scope="module")
 def wanted(plan, tmp_path_factory):
     """Files of the uninterrupted sweep."""
-    folder = tmp_path_factory.mktemp("whole") / "out"
-    carry_out(plan, folder)
-    return files(folder)
-
-
-def parts(folder: Path) -> int:
-    """Parts that are in place."""
-    return len(list(folder.glob("part-*")))
-
-
-def wait_for_parts(folder: Path, count: int, alive=lambda: True) -> None:
-    """Wait until some parts are in place, or until nobody is at work."""
-    deadline = time.monotonic() + 60
-    while parts(folder) < count and alive() and time.monotonic() < deadline:
-        time.sleep(0.002)
+    return whole(plan, tmp_path_factory)
 
 
 # -- kill -9 --------------------------------------------------------------------------------------------------
@@ -264,139 +228,3 @@ def test_a_task_that_kills_every_worker_ends_the_sweep(tmp_path, monkeypatch):
     with pytest.raises(StudyError, match="killed again and again"):
         carry_out(deadly, tmp_path / "out", workers=2)
     carry_out(deadly, tmp_path / "out")
-
-
-# -- full disks -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """A file system of 400 kB, where one can be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", place], capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_full_disk_loses_nothing(plan, wanted, tiny_disk, tmp_path):
-    """A disk that is really full: a clear error, whole parts only, and after making room only the rest is computed."""
-    ballast = tiny_disk / "ballast"
-    ballast.write_bytes(bytes(200_000))
-    out = tiny_disk / "out"
-    with pytest.raises(StudyError, match=r"disk is full.*dse resume"):
-        carry_out(plan, out)
-    kept = {name: data for name, data in files(out).items() if name.startswith("part-")}
-    assert 0 < len(kept) < plan.parts and kept.items() <= wanted.items()
-    assert not (out / "manifest.json").exists() and not list(out.glob(".*.tmp"))
-    ballast.unlink()
-    subprocess.run(["mount", "-o", "remount,size=16m", tiny_disk], check=True)
-    heard = []
-    carry_out(plan, out, progress=heard.append)
-    assert heard[0].kept == sum(plan.rows_of(int(name[5:11])) for name in kept)
-    assert files(out) == wanted
-
-
-@pytest.mark.parametrize("stage", ["write", "fsync", "rename"])
-def test_every_stage_of_writing_may_fail(plan, wanted, tmp_path, monkeypatch, stage):
-    """Whatever call the system refuses for want of room, the folder holds whole files only and the sweep goes on."""
-    calls = iter(range(1_000_000))
-
-    def failing(original):
-        def call(*arguments, **options):
-            if next(calls) >= 40:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return original(*arguments, **options)
-
-        return call
-
-    target = {"write": (Path, "open"), "fsync": (folders.os, "fsync"), "rename": (Path, "replace")}[stage]
-    with monkeypatch.context() as patch:
-        patch.setattr(*target, failing(getattr(*target)))
-        with pytest.raises(StudyError, match="disk is full"):
-            carry_out(plan, tmp_path / "out")
-    assert 0 < parts(tmp_path / "out") < plan.parts
-    assert not list((tmp_path / "out").glob(".*.tmp"))
-    resume(tmp_path / "out")
-    assert files(tmp_path / "out") == wanted
-
-
-def test_a_full_disk_of_a_worker_reaches_the_user(plan, tmp_path):
-    """The error of a worker is the error of the sweep: here the folder may not be written at all."""
-    if os.geteuid() == 0:
-        (tmp_path / "out").write_text("a file, not a folder")
-        with pytest.raises(StudyError, match="cannot write"):
-            carry_out(plan, tmp_path / "out")
-    else:
-        tmp_path.chmod(0o500)
-        with pytest.raises(StudyError, match="cannot write"):
-            carry_out(plan, tmp_path / "out")
-        tmp_path.chmod(0o700)
-
-
-# -- two writers ----------------------------------------------------------------------------------------------
-
-
-def test_a_second_writer_is_refused_until_the_first_is_done(plan, wanted, tmp_path):
-    """The error names the process that writes; nothing is touched, and afterwards the folder is free."""
-    out = tmp_path / "out"
-    with locked(out):
-        with pytest.raises(StudyError, match=f"is being written by process {os.getpid()}"):
-            carry_out(plan, out)
-        assert [p.name for p in out.iterdir()] == [".lock"]
-    carry_out(plan, out)
-    assert files(out) == wanted
-
-
-def test_a_killed_writer_lets_go(plan, wanted, tmp_path):
-    """A stopped process still holds the folder; once killed it does not."""
-    out = tmp_path / "out"
-    out.mkdir()
-    keep_inputs(out, plan)
-    process = multiprocessing.get_context("forkserver").Process(target=resume, args=(out,))
-    process.start()
-    wait_for_parts(out, 3, process.is_alive)
-    os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(StudyError, match=f"process {process.pid}"):
-        resume(out)
-    process.kill()
-    process.join()
-    resume(out)
-    assert files(out) == wanted
-
-
-def test_many_writers_at_once_leave_one_table(plan, wanted, tmp_path):
-    """Of threads that start the same sweep together one writes, the others are refused."""
-    barrier, refused = threading.Barrier(4), []
-
-    def start() -> None:
-        barrier.wait()
-        try:
-            carry_out(plan, tmp_path / "out", threads=1)
-        except StudyError as error:
-            refused.append(str(error))
-
-    threads = [threading.Thread(target=start) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(refused) == 3 and all("is being written" in text for text in refused)
-    assert files(tmp_path / "out") == wanted
-    assert open_table(tmp_path / "out").rows == plan.rows
-
-
-def test_an_interrupted_sweep_begins_no_more_parts(plan, tmp_path, monkeypatch):
-    """Ctrl-C leaves whole parts and stops soon."""
-    seen = []
-
-    def stop(now) -> None:
-        seen.append(now.done)
-        if now.done > 300:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        carry_out(plan, tmp_path / "out", threads=2, progress=stop)
-    assert parts(tmp_path / "out") < plan.parts / 2
-    assert run.resume(tmp_path / "out")["rows"] == plan.rows

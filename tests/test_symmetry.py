@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dse
 from dse.explore.best import Space, strategy_space
 from dse.explore.evaluate import feasible, price, violations
 from dse.space.symmetry import RULES, canonical, representatives
@@ -162,3 +163,20 @@ def test_known_symmetries() -> None:
     for mask in masks(space):
         count = count * mask
     assert math.prod(space.shape) > 20_000 and int(np.sum(count)) == 1
+
+
+@pytest.mark.parametrize(("field", "degree"), [("overlap_tp", "tp"), ("overlap_pp", "pp")])
+def test_what_the_stack_decides_is_a_design_of_its_own(field: str, degree: str) -> None:
+    """A stack that hides what the strategy leaves open is faster than one that is forbidden to: two designs, but one
+    where there is nothing to hide."""
+    model = dse.load_model("llama2-7b")
+    fixed = {"stack": "megatron", "sequence_parallel": True, "global_batch": 64, "micro_batch": 1}
+    for size in (1, 2):
+        # Interleaving needs stages, and is what lets the stack hide their transfers.
+        chosen = {**fixed, "tp": 1, "pp": 1, degree: size, "virtual_stages": 2 if degree == "pp" and size > 1 else 1}
+        times, forms = [], []
+        for value in (None, False):
+            strategy = {**chosen, field: value}
+            times.append(float(dse.estimate(model, "dgx-a100", strategy, devices=16)["step_time"]))
+            forms.append(canonical(strategy, 16 / size, model))
+        assert (times[0] < times[1]) == (forms[0] != forms[1]) == (size > 1)

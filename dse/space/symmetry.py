@@ -40,8 +40,8 @@ def sequence_parallel(value: bool, tp: Array) -> Array:
 
 @rule
 def overlap_tp(value: bool | None, tp: Array) -> Array:
-    """A group of one exchanges nothing that could hide."""
-    return np.logical_and(np.greater(tp, 1), bool(value))
+    """A group of one exchanges nothing that could hide. (None, what the stack does, is neither of the others.)"""
+    return np.where(np.greater(tp, 1), value, False)
 
 
 @rule
@@ -53,8 +53,8 @@ def partition_checkpoints(value: bool, tp: Array, sequence_parallel: Array, reco
 
 @rule
 def overlap_pp(value: bool | None, pp: Array) -> Array:
-    """One stage sends nothing."""
-    return np.logical_and(np.greater(pp, 1), bool(value))
+    """One stage sends nothing. (None, what the stack does, is neither of the others.)"""
+    return np.where(np.greater(pp, 1), value, False)
 
 
 @rule

@@ -7,7 +7,9 @@ from typing import Any
 from dse.accuracy.uncertainty import checked_level
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import load_specs, own_quantities
+from dse.explore.forecast import Forecast
 from dse.explore.objectives import conditions
+from dse.explore.require.ahead import ahead
 from dse.explore.require.answer import Requirement
 from dse.explore.require.candidates import usable
 from dse.explore.require.curve import IsoCurve, trace
@@ -17,8 +19,9 @@ from dse.explore.require.single import solve
 from dse.spec import parse_strategy
 from dse.spec.base import Spec
 
-__all__ = ["IsoCurve", "Requirement", "require"]
+__all__ = ["Forecast", "IsoCurve", "Requirement", "forecast", "require"]
 BEST = "best"
+TOLERANCE = 1e-3
 POINTS = {"one": 257, "best": 65, "curve": 33}
 MOST_TRIED = 1 << 17  # whole numbers that are all tried where there is one strategy
 
@@ -41,7 +44,7 @@ def require(
     options: Any = None,
     prices: Any = None,
     points: int | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
     replace: Any = (),
 ) -> Requirement | IsoCurve:
     """The least (or most) of a resource that meets a target, with its interval.
@@ -74,6 +77,50 @@ def require(
         SpecError: with the faults of the input.
         InfeasibleDesign: no value in the range meets the target; says what comes nearest and what bounds it.
     """
+    problem, points = _asked(
+        target, vary, model, cluster, strategy, devices=devices, global_batch=global_batch, low=low, high=high,
+        level=level, probability=probability, direction=direction, base=base, options=options, prices=prices,
+        points=points, tolerance=tolerance, replace=replace,
+    )  # fmt: skip
+    if len(problem.fields) == 2:
+        return trace(problem, points=points, tolerance=tolerance, direction=direction, prices=prices)
+    return solve(problem, points=points, tolerance=tolerance, direction=direction)
+
+
+def forecast(target: Any, vary: Any, model: Any, cluster: Any, strategy: Any = BEST, **options: Any) -> Forecast:
+    """How many designs :func:`require` would price for the same arguments, and how long that takes.
+
+    Raises:
+        SpecError: with the faults of the input.
+    """
+    problem, points = _asked(target, vary, model, cluster, strategy, **options)
+    return ahead(
+        problem, points=points, tolerance=options.get("tolerance", TOLERANCE), priced=bool(options.get("prices"))
+    )
+
+
+def _asked(
+    target: Any,
+    vary: Any,
+    model: Any,
+    cluster: Any,
+    strategy: Any = BEST,
+    *,
+    devices: int | None = None,
+    global_batch: int | None = None,
+    low: Any = None,
+    high: Any = None,
+    level: float = 0.9,
+    probability: float = 0.9,
+    direction: str | None = None,
+    base: Any = None,
+    options: Any = None,
+    prices: Any = None,
+    points: int | None = None,
+    tolerance: float = TOLERANCE,
+    replace: Any = (),
+) -> tuple[Problem, int]:
+    """The arguments of :func:`require` checked, as a problem and the number of values to scan."""
     paths = [vary] if isinstance(vary, str) else list(vary)
     _check(paths, direction, points, tolerance, probability)
     wanted = conditions(target)
@@ -92,12 +139,9 @@ def require(
     fields = [usable(f, specs, choice) for f in fields]
     own, level = own_quantities(replace), checked_level(level)
     problem = Problem(wanted, tuple(fields), specs, choice, given or varied, own, level, probability)
-    points = points or _points(problem)
-    if len(fields) == 2:
-        return trace(problem, points=points, tolerance=tolerance, direction=direction, prices=prices)
-    if prices is not None:
+    if prices is not None and len(fields) < 2:
         raise SpecError([Fault("prices", "", "are for two fields; the least of one is also the cheapest")])
-    return solve(problem, points=points, tolerance=tolerance, direction=direction)
+    return problem, points or _points(problem)
 
 
 def _points(problem: Problem) -> int:

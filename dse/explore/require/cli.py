@@ -38,34 +38,43 @@ def require(
     tolerance: Annotated[float, typer.Option(help="Of the answer, relative.")] = 1e-3,
     out: Annotated[Path | None, typer.Option("--out", help="Write the scan: .csv .parquet .xlsx .tex .md")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Write the figure: .html .svg .png .pdf")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the designs and estimate the time; no more.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the least of a resource that meets a target, with its interval; exit code 1 if none does."""
+    from dse.explore.require import forecast
     from dse.explore.require import require as solve
 
     if best and strategy != "best":
         raise SpecError([Fault("best", "", "goes without --strategy: name one of them")])
     check_figure(figure)
+    question: dict[str, Any] = {
+        "target": target,
+        "vary": vary,
+        "model": model,
+        "cluster": cluster,
+        "strategy": strategy,
+        "devices": devices,
+        "global_batch": global_batch,
+        "low": low or None,
+        "high": high or None,
+        "level": level,
+        "probability": probability,
+        "direction": direction,
+        "base": base,
+        "options": _options(option),
+        "prices": _prices(price),
+        "points": points,
+        "tolerance": tolerance,
+    }
+    if dry_run:
+        plan = forecast(**question)
+        typer.echo(json.dumps(plan.summary(), indent=2) if as_json else str(plan))
+        return
     try:
-        found = solve(
-            target,
-            vary,
-            model,
-            cluster,
-            strategy,
-            devices=devices,
-            global_batch=global_batch,
-            low=low or None,
-            high=high or None,
-            level=level,
-            probability=probability,
-            direction=direction,
-            base=base,
-            options=_options(option),
-            prices=_prices(price),
-            points=points,
-            tolerance=tolerance,
-        )
+        found = solve(**question)
     except InfeasibleDesign as error:
         if as_json:
             typer.echo(json.dumps({"feasible": False, "reasons": [{"why": str(error)}]}, indent=2))

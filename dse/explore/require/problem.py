@@ -158,6 +158,10 @@ class Problem:
             self._spaces[key] = found
         return self._spaces[key]
 
+    def size(self, points: np.ndarray) -> int:
+        """Designs that points, (fields, n), stand for: themselves, or all strategies of each."""
+        return sum(space.size * len(chosen) for space, chosen in self._chunks(points))
+
     def _chunks(self, points: np.ndarray) -> Iterator[tuple[Space, np.ndarray]]:
         """Spaces, and indices of some points that share each."""
         groups: dict[tuple[float, ...], list[int]] = {}
@@ -202,7 +206,7 @@ class Problem:
             for space, chosen in self._chunks(points)
             for part, box in self._tasks(space, points[:, chosen])
         ]
-        self.evaluated += sum(space.size * len(chosen) for space, chosen in self._chunks(points))
+        self.evaluated += self.size(points)
 
         def work(task: tuple[Space, np.ndarray, Box]) -> tuple[np.ndarray, np.ndarray]:
             space, chosen, box = task

@@ -9,6 +9,7 @@ import numpy as np
 from dse.errors import InfeasibleDesign
 from dse.explore.objectives import quantity_value
 from dse.explore.require.answer import Requirement
+from dse.explore.require.field import Field
 from dse.explore.require.problem import Problem
 from dse.explore.require.scan import Crossing, edge, refine, rising, runs
 from dse.explore.result import Result
@@ -24,10 +25,7 @@ def solve(problem: Problem, *, points: int, tolerance: float, direction: str | N
         InfeasibleDesign: no value meets the target; says what comes nearest and what bounds it.
     """
     item = problem.fields[0]
-    values = item.scan(points)
-    exhaustive = item.whole is not None and item.complete and len(values) == len(item.whole)
-    if item.whole is None and item.current is not None and item.low < item.current < item.high:
-        values = np.union1d(values, item.current)
+    values, exhaustive = scanned(item, points)
     scores = problem.scores(values[None])
     if item.whole is not None:  # values without any legal design are no gap between those with one
         legal = ~np.isnan(scores[0])
@@ -53,6 +51,15 @@ def solve(problem: Problem, *, points: int, tolerance: float, direction: str | N
         design=problem.designs([[found[0]]])[0],
         strategy=problem.strategies([[found[0]]])[0],
     )
+
+
+def scanned(item: Field, points: int) -> tuple[np.ndarray, bool]:
+    """The values of the scan, the current one among them, and whether they are all that can be legal."""
+    values = item.scan(points)
+    exhaustive = item.whole is not None and item.complete and len(values) == len(item.whole)
+    if item.whole is None and item.current is not None and item.low < item.current < item.high:
+        values = np.union1d(values, item.current)
+    return values, exhaustive
 
 
 def _ends(values: np.ndarray, span: tuple[int, int]) -> tuple[Crossing, Crossing]:

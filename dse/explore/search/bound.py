@@ -289,6 +289,8 @@ class _Search(Corners):
             return
         point = good[0][0]
         for v in self.free:
+            if v.place.field == "capacity":  # room to spare is worth having: what a design holds is uncertain too
+                continue
             low, high = self._leaner(v, point[v.name])
             for _ in range(20):
                 middle = (low + high) // 2 if v.values else (low + high) / 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +87,7 @@ def search(
         report = rehearsal(given, method, trials, workers)
         echo_json(report) if as_json else typer.echo("\n".join(f"{k:<22} {v}" for k, v in report.items()))
         return
-    with shown(terminal=True) as progress:
+    with shown(terminal=True) as progress, going_on(out):
         found = run(
             given, method=method, trials=trials, seed=seed, batch=batch, tolerance=tolerance, folder=out,
             storage=storage, workers=workers, scheduler=scheduler, cache=not no_cache, progress=progress,
@@ -98,9 +100,24 @@ def resume_search(folder: Path, trials: int | None, workers: int, scheduler: str
     from dse.explore.search.progress import shown
     from dse.explore.search.run import resume
 
-    with shown(terminal=True) as progress:
+    with shown(terminal=True) as progress, going_on(folder):
         found = resume(folder, trials=trials, workers=workers, scheduler=scheduler, progress=progress)
     finish(found, folder, None, as_json)
+
+
+@contextmanager
+def going_on(folder: Path | None) -> Iterator[None]:
+    """Say how to go on with a search that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (
+            f"what is done is kept: 'dse resume {folder}' goes on"
+            if folder
+            else "without --out nothing is kept but the cache"
+        )
+        typer.echo(f"dse: interrupted; {kept}", err=True)
+        raise typer.Exit(130) from None
 
 
 def finish(found: Any, out: Path | None, figure: Path | None, as_json: bool) -> None:
@@ -117,7 +134,9 @@ def finish(found: Any, out: Path | None, figure: Path | None, as_json: bool) -> 
     else:
         typer.echo(repr(found))
         if out is not None:
-            typer.echo(f"\nkept in {out}: designs.parquet, front.csv, summary.json")
+            typer.echo(
+                f"\nkept in {out}: designs.parquet, front.csv, summary.json, best-cluster.yaml, best-strategy.yaml"
+            )
     if not len(found.front_rows):
         raise typer.Exit(1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -18,6 +18,7 @@ from dse.explore.result import Result
 from dse.explore.search import pareto
 from dse.explore.search.inner import Inner
 from dse.explore.search.problem import Group, Problem
+from dse.explore.search.text import point_text, text
 from dse.units import engineering
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class SearchResult:
     # -- rows --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _rows(self) -> list[tuple[int, tuple[float, ...] | None, int | None]]:
+    def rows(self) -> list[tuple[int, tuple[float, ...] | None, int | None]]:
         """(hardware design, objective values, strategy) of every row of the table."""
         rows: list[tuple[int, tuple[float, ...] | None, int | None]] = []
         for number, answer in enumerate(self.answers):
@@ -101,7 +102,8 @@ class SearchResult:
                 found[key] = self.problem.group(point)
         return found
 
-    def _strategy(self, number: int, place: int | None) -> dict[str, Any]:
+    def strategy(self, number: int, place: int | None) -> dict[str, Any]:
+        """Field values of the strategy at a place of a hardware design's enumeration."""
         if place is None:
             return {}
         group = self._groups[self.problem.key(self.points[number])]
@@ -112,7 +114,7 @@ class SearchResult:
         """Objective values of every row, all minimised; NaN where infeasible."""
         signs = [o.sign for o in self.problem.objectives]
         nothing = (np.nan,) * len(signs)
-        values = np.array([values or nothing for _, values, _ in self._rows], dtype=float).reshape(-1, len(signs))
+        values = np.array([values or nothing for _, values, _ in self.rows], dtype=float).reshape(-1, len(signs))
         return values * signs
 
     @cached_property
@@ -136,7 +138,7 @@ class SearchResult:
         """
         import pandas as pd
 
-        rows = self._rows
+        rows = self.rows
         front = self.front_rows
         beaten = pareto.matched_by(self._signed, self._signed[front])
         beaten[front] = -1
@@ -155,7 +157,7 @@ class SearchResult:
         columns["on_front"] = on_front
         columns["dominated_by"] = pd.array([int(front[b]) if b >= 0 else None for b in beaten], dtype="Int64")
         columns["reasons"] = ["" if values is not None else self.why(number) for number, values, _ in rows]
-        strategies = [self._strategy(number, place) for number, _, place in rows]
+        strategies = [self.strategy(number, place) for number, _, place in rows]
         for name in dict.fromkeys(n for s in strategies for n in s):
             column = [s.get(name) for s in strategies]
             missing = any(value is None for value in column)
@@ -200,14 +202,14 @@ class SearchResult:
             if not len(self.front_rows):
                 raise InfeasibleDesign(self.why_none())
             row = int(self.front_rows[0])
-        if not 0 <= row < len(self._rows):
-            raise SpecError([Fault("row", str(row), f"must lie between 0 and {len(self._rows) - 1}")])
-        number, _, place = self._rows[row]
+        if not 0 <= row < len(self.rows):
+            raise SpecError([Fault("row", str(row), f"must lie between 0 and {len(self.rows) - 1}")])
+        number, _, place = self.rows[row]
         if place is None:
             raise SpecError([Fault("row", str(row), "its hardware has no legal strategy")])
         specs = self.problem.specs_at(self.points[number])
         strategy: Any = specs["strategy"]
-        specs["strategy"] = strategy.replace(**self._strategy(number, place))
+        specs["strategy"] = strategy.replace(**self.strategy(number, place))
         return Result(specs, [], devices_given=True, replace=self.problem.replace)
 
     @property
@@ -228,7 +230,7 @@ class SearchResult:
         nearest = min(
             (n for n, a in enumerate(self.answers) if a.nearest), key=lambda n: self._shortfall(n), default=None
         )
-        example = "" if nearest is None else f"; the nearest: {_point_text(self, nearest)}: {self.why(nearest)}"
+        example = "" if nearest is None else f"; the nearest: {point_text(self, nearest)}: {self.why(nearest)}"
         return f"none of the {len(self.points):,} hardware designs is feasible: {', '.join(texts)}{example}"
 
     def _shortfall(self, number: int) -> float:
@@ -247,7 +249,8 @@ class SearchResult:
         return front(self, x, y, dark=dark)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``designs.parquet``, ``front.csv``, ``summary.json``, and ``answers.json`` for :func:`load_result`."""
+        """Write ``designs.parquet``, ``front.csv``, ``summary.json``, the best design as ``best-cluster.yaml`` and
+        ``best-strategy.yaml``, and ``answers.json`` for :func:`load_result`."""
         from dse.study.export import export, write_atomically
 
         folder = Path(folder)
@@ -255,9 +258,15 @@ class SearchResult:
         export(self.front, folder / "front.csv", provenance=self.provenance)
         kept = {name: getattr(self, name) for name in KEPT}
         whole = json.dumps({**kept, "answers": [a.to_dict() for a in self.answers]}, default=_plain) + "\n"
-        write_atomically(folder / ANSWERS, lambda p: p.write_text(whole, encoding="utf-8") and None)
-        text = json.dumps(self.summary(), indent=2, sort_keys=True, default=_plain) + "\n"
-        return write_atomically(folder / "summary.json", lambda p: p.write_text(text, encoding="utf-8") and None)
+        write_atomically(folder / ANSWERS, _writer(whole))
+        if len(self.front_rows):
+            for name in ("cluster", "strategy"):
+                page = _yaml({"kind": name, **self.best.specs[name].to_plain()})
+                write_atomically(folder / f"best-{name}.yaml", _writer(page))
+        return write_atomically(
+            folder / "summary.json",
+            _writer(json.dumps(self.summary(), indent=2, sort_keys=True, default=_plain) + "\n"),
+        )
 
     def summary(self) -> dict[str, Any]:
         """Plain data: method, counts and the front."""
@@ -278,30 +287,12 @@ class SearchResult:
         }
 
     def __repr__(self) -> str:
-        by = {"bound": "branch and bound"}.get(self.method, self.method)
-        how = "every one looked at" if self.exhaustive else f"hardware chosen by {by}; {self.stopped}"
-        head = (
-            f"{len(self.points):,} hardware designs, {self.evaluated:,} with their strategies ({how}), "
-            f"{self.feasible_count:,} feasible"
-        )
-        if not len(self.front_rows):
-            return f"{head}\n{self.why_none()}"
-        lines = [head, f"the best by {' and '.join(o.text for o in self.problem.objectives)}"]
-        for row in self.front_rows[:12]:
-            number, values, place = self._rows[row]
-            shown = ", ".join(
-                engineering(v, o.unit) for v, o in zip(values or (), self.problem.objectives, strict=True)
-            )
-            strategy = ", ".join(f"{k}={str(v).lower()}" for k, v in self._strategy(number, place).items())
-            lines.append(f"  {row:>5}  {shown}  {_point_text(self, number)}  {strategy}")
-        if len(self.front_rows) > 12:
-            lines.append(f"  ... and {len(self.front_rows) - 12} more on the front (.front)")
-        return "\n".join(lines)
+        return text(self)
 
     def _repr_html_(self) -> str:
         if not len(self.front_rows):
             return f"<pre>{escape(repr(self))}</pre>"
-        head = escape(repr(self).split("\n")[0])
+        head = escape(text(self).split("\n")[0])
         return f"<p>{head}</p>{self.front.drop(columns=['on_front', 'dominated_by', 'reasons']).to_html(index=True)}"
 
 
@@ -325,13 +316,18 @@ def load_result(folder: str | Path) -> SearchResult:
         raise StudyError(f"{path} cannot be read: {error!r}"[:300]) from None
 
 
-def _point_text(found: SearchResult, number: int) -> str:
-    point: Mapping[str, Any] = found.points[number]
-    units: Sequence[tuple[str, str]] = [(v.name, v.unit) for v in found.problem.variables]
-    return ", ".join(
-        f"{name}={engineering(point[name], unit) if isinstance(point[name], int | float) else point[name]}"
-        for name, unit in units
-    )
+def _yaml(data: dict[str, Any]) -> str:
+    import io
+
+    from ruamel.yaml import YAML
+
+    page = io.StringIO()
+    YAML(typ="safe", pure=True).dump(data, page)
+    return page.getvalue()
+
+
+def _writer(page: str) -> Callable[[Path], None]:
+    return lambda path: path.write_text(page, encoding="utf-8") and None
 
 
 def _header(name: str, unit: str) -> str:

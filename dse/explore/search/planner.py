@@ -70,7 +70,13 @@ def check_method(method: str, space: Space, directions: Sequence[str], seed: int
     """
     faults = []
     if method not in METHODS:
-        faults.append(Fault("search.method", str(method)[:40], f"must be one of {', '.join(('auto', *METHODS))}"))
+        faults.append(
+            Fault(
+                "search.method",
+                str(method)[:40],
+                f"must be one of {', '.join(('auto', 'exhaustive', 'bound', *METHODS))}",
+            )
+        )
     if not directions or any(direction not in ("minimize", "maximize") for direction in directions):
         faults.append(Fault("search.directions", str(list(directions))[:80], "each is minimize or maximize"))
     if not 0 <= seed < 2**32:

@@ -210,7 +210,10 @@ def problem(
         raise SpecError([Fault(f"base.{both[0]}", str(fixed[both[0]])[:40], "is given elsewhere too; name it once")])
     specs = load_specs(model, cluster, {**fixed, "global_batch": global_batch}, devices)
     faults: list[Fault] = []
-    variables = _collect(faults, hardware, lambda item: bind_variable(item, specs))
+    given = [hardware] if isinstance(hardware, Axis | Span | str) else list(hardware)
+    variables = _collect(faults, given, lambda item: bind_variable(item, specs))
+    if devices is not None and any(v.place.steps == ("devices",) for v in variables):
+        faults.append(Fault("devices", str(devices), "is given, and varies as cluster.devices; name it once"))
     names = [v.name for v in variables]
     places = [(v.place.root, v.place.steps) for v in variables]
     if len(set(names)) < len(names) or len(set(places)) < len(places):

@@ -99,6 +99,7 @@ def page(found: SearchResult, title: str) -> str:
     from markupsafe import Markup
 
     from dse.explore.search.saved import inputs
+    from dse.explore.search.text import head
     from dse.view.search import front, parallel
 
     drawn = [front(found), parallel(found)] if len(found.front_rows) else []
@@ -116,7 +117,7 @@ def page(found: SearchResult, title: str) -> str:
         .from_string(_PAGE)
         .render(
             title=title,
-            head=repr(found).split("\n")[0],
+            head=head(found),
             figures=figures,
             front=Markup(shown.to_html(index=False, border=0)),
             reasons=Markup(counts.to_html(index=False, border=0)) if len(counts) else "None is.",

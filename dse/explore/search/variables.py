@@ -161,7 +161,16 @@ def coupled(specs: dict[str, Any], base: Mapping[str, Any], couplings: Sequence[
     return changed
 
 
-def bind_variable(item: Axis | Span, specs: Mapping[str, Spec]) -> HardwareVariable:
+def bind_variable(item: Any, specs: Mapping[str, Spec]) -> HardwareVariable:
+    """A variable with its place and legal values.
+
+    Raises:
+        SpecError: no axis or span, no such field, or values out of its range.
+    """
+    if not isinstance(item, Axis | Span):
+        raise SpecError(
+            [Fault("hardware", repr(item)[:80], "must be dse.axis(path, values) or dse.span(path, low, high)")]
+        )
     if isinstance(item, Axis):
         if item.path.split(".")[0] not in ("cluster", "model"):
             raise SpecError([Fault(item.path, "", "hardware is searched here; strategies go into 'options'")])
@@ -199,6 +208,9 @@ def _spanned(item: Span, specs: Mapping[str, Spec]) -> HardwareVariable:
         return HardwareVariable(item.name, ends.axis, ends.place, low=float(low), high=float(high), log=item.log)
     count = item.steps or min(int(high - low) + 1, 10_000)
     points = np.geomspace(low, high, count) if item.log else np.linspace(low, high, count)
+    if whole and ends.place.steps == ("devices",):  # whole nodes: other counts are hardly ever legal
+        size = max(int(specs["cluster"].node.devices), 1)  # type: ignore[attr-defined]
+        points = [min(max(round(p / size), 1) * size, high) if size <= low else p for p in points]
     values = tuple(dict.fromkeys(round(p) for p in points)) if whole else tuple(float(f"{p:.12g}") for p in points)
     bound = bind_axes(specs, [axis(item.path, values, name=item.name)])[0]
     return HardwareVariable(item.name, bound.axis, bound.place, bound.values, bound.values)
@@ -209,7 +221,7 @@ def _coupling_of(item: Any) -> Coupling:
         return item
     if isinstance(item, Mapping) and set(item) == {"target", "source", "rate"}:
         return Coupling(**item)
-    raise SpecError([Fault("couplings", repr(item)[:80], "must be a coupling: target, source and rate")])
+    raise SpecError([Fault("couplings", repr(item)[:80], "must be dse.coupling(target, source, rate)")])
 
 
 def bind_coupling(item: Any, specs: Mapping[str, Spec]) -> BoundCoupling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dse.explore.sensitivity.bottleneck import Bottlenecks, bottlenecks
 from dse.explore.sensitivity.discover import Discovery, discover
 from dse.explore.sensitivity.factors import Factor
+from dse.explore.sensitivity.forecast import forecast
 from dse.explore.sensitivity.local import Elasticities, Tornado, elasticities, tornado
 from dse.explore.sensitivity.morris import MorrisEffects, morris
 from dse.explore.sensitivity.prim import Box, Limit, prim
@@ -27,6 +28,7 @@ __all__ = [
     "bottlenecks",
     "discover",
     "elasticities",
+    "forecast",
     "morris",
     "prim",
     "shadow_prices",

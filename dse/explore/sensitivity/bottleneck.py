@@ -14,6 +14,7 @@ from dse.cost.graph import Quantity
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import graph_of, price
 from dse.explore.result import Result
+from dse.explore.sensitivity.forecast import planned
 from dse.explore.sensitivity.samples import single
 from dse.explore.sensitivity.text import as_text
 from dse.space.axes import Place, locate, with_value
@@ -108,7 +109,9 @@ def bottlenecks(design: Result, depth: int = 4) -> Bottlenecks:
     if not isinstance(depth, int) or depth < 1:
         raise SpecError([Fault("depth", repr(depth)[:40], "must be a whole number from 1")])
     found = _that_matter(design, _resources(design))
-    times = _times(design, found, np.arange(1 << len(found)))
+    sets = np.arange(1 << len(found))
+    planned(len(sets), len(sets), lambda size: len(_times(design, found, sets[:size])))
+    times = _times(design, found, sets)
     base, floor = float(times[0]), float(times[-1])
     alone = base - times[1 << np.arange(len(found))]
     shapley = shapley_values(times)

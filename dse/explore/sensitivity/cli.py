@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,30 +45,44 @@ def sensitivity(
     among: Annotated[str, typer.Option(help="discover: feasible designs, or all.")] = "feasible",
     quantity: Annotated[str, typer.Option(help="step_time, mfu, cost, energy, feasible, ...")] = "step_time",
     reoptimize: Annotated[bool, typer.Option("--reoptimize", help="The best strategy at each point.")] = False,
+    objective: Annotated[str, typer.Option(help='What --reoptimize goes by: "mfu", "min power", ...')] = "step_time",
     samples: Annotated[int | None, typer.Option(help="sobol, discover: samples; morris: trajectories.")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     depth: Annotated[int, typer.Option(help="bottleneck: rungs of the ladder.")] = 4,
     out: Annotated[Path | None, typer.Option("--out", help="Write the table: .csv .parquet .xlsx .tex .md")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Write the figure: .html .svg .png .pdf")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the designs and estimate the time; no more.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what matters: which inputs, which resources are worth their price, which regions, which bottleneck."""
+    from dse.explore.sensitivity import Search, forecast
     from dse.view.files import check_figure, write_figure
 
     if kind not in KINDS:
         raise SpecError([Fault("kind", repr(kind)[:40], f"must be one of {', '.join(KINDS)}")])
+    if objective != "step_time" and not reoptimize:
+        raise SpecError([Fault("objective", repr(objective)[:40], "is what --reoptimize goes by; give both")])
     check_figure(figure)
+    search = Search(objective) if reoptimize else False
     design = _design(model, cluster, strategy, devices, global_batch, axis if kind == "discover" else None)
     options: dict[str, Any] = {
-        "tornado": {"inputs": field, "by": by, "quantity": quantity, "reoptimize": reoptimize},
+        "tornado": {"inputs": field, "by": by, "quantity": quantity, "reoptimize": search},
         "elasticity": {"inputs": field, "quantity": quantity},
-        "shadow": {"value_of": field, "reoptimize": reoptimize},
-        "sobol": {"quantity": quantity, "reoptimize": reoptimize, "seed": seed, "samples": samples},
-        "morris": {"quantity": quantity, "reoptimize": reoptimize, "seed": seed, "trajectories": samples},
-        "discover": {"case": case, "among": among, "reoptimize": reoptimize, "seed": seed, "samples": samples},
+        "shadow": {"value_of": field, "reoptimize": search},
+        "sobol": {"quantity": quantity, "reoptimize": search, "seed": seed, "samples": samples},
+        "morris": {"quantity": quantity, "reoptimize": search, "seed": seed, "trajectories": samples},
+        "discover": {"case": case, "among": among, "reoptimize": search, "seed": seed, "samples": samples},
         "bottleneck": {"depth": depth},
     }[kind]
-    found = _computed(kind, design, factor, target, {name: v for name, v in options.items() if v not in (None, [])})
+    analysis, arguments = _analysis(kind, factor, target)
+    options = {name: v for name, v in options.items() if v not in (None, [])}
+    if dry_run:
+        plan = forecast(analysis, design, *arguments, **options)
+        typer.echo(json.dumps({"kind": kind, **plan.summary()}, indent=2) if as_json else f"{kind}: {plan}")
+        return
+    found = analysis(design, *arguments, **options)
     if out is not None:
         from dse.study.export import export
         from dse.study.provenance import provenance
@@ -99,17 +114,16 @@ def _design(
     return dse.estimate(model, cluster, strategy, devices=devices)
 
 
-def _computed(
-    kind: str, design: Result, factor: list[str] | None, target: list[str] | None, options: dict[str, Any]
-) -> Any:
+def _analysis(
+    kind: str, factor: list[str] | None, target: list[str] | None
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function of a kind, and what it takes besides the design and its options."""
     from dse.explore import sensitivity as study
 
-    if kind in ("sobol", "morris"):
-        return getattr(study, kind)(design, factor or [], **options)
-    if kind == "discover":
-        return study.discover(design, target or (), factor or None, **options)
     name = {"elasticity": "elasticities", "shadow": "shadow_prices", "bottleneck": "bottlenecks"}.get(kind, kind)
-    return getattr(study, name)(design, **options)
+    if kind in ("sobol", "morris"):
+        return getattr(study, name), (factor or [],)
+    return getattr(study, name), (target or (), factor or None) if kind == "discover" else ()
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import numpy as np
 from dse.errors import Fault, SpecError
 from dse.explore.result import Result
 from dse.explore.sensitivity.factors import Factor, bind
+from dse.explore.sensitivity.forecast import planned
 from dse.explore.sensitivity.prim import Box, Column, prim
 from dse.explore.sensitivity.samples import Search, evaluate, is_feasible, search_of, single
 
@@ -125,15 +128,13 @@ def _all_designs(space: Result, wanted: Sequence[Condition]) -> tuple[list[Colum
         raise SpecError([Fault("space", type(space).__name__, "has no axes; give factors to vary, or sweep some axes")])
     axes = sorted(space.axes, key=lambda b: not b.structural)  # as the cells are ordered
     lengths = [len(b.values) for b in axes]
-    inner = tuple(len(b.values) for b in axes if not b.structural)
     if np.prod(lengths, dtype=np.float64) > MOST_DESIGNS:
         raise SpecError(
             [Fault("space", f"{np.prod(lengths, dtype=np.float64):,.0f} designs", f"at most {MOST_DESIGNS:,}")]
         )
-    met, allowed = [], []
-    for cell in space.cells:
-        met.append(np.broadcast_to(_meets(cell.evaluation, wanted), inner).ravel())
-        allowed.append(np.broadcast_to(np.asarray(is_feasible(cell.evaluation), dtype=bool), inner).ravel())
+    total = math.prod(lengths)
+    planned(total, total, lambda size: _price(_corner(space, size), wanted)[0].size)
+    met, allowed = _price(space, wanted)
     columns = []
     for i, b in enumerate(axes):
         shape = [1] * len(axes)
@@ -141,7 +142,27 @@ def _all_designs(space: Result, wanted: Sequence[Condition]) -> tuple[list[Colum
         own = Column.of(b.name, [str(v).lower() if isinstance(v, bool) else v for v in b.coordinates], b.unit)
         codes = np.broadcast_to(own.codes.reshape(shape), lengths).ravel()
         columns.append(Column(own.name, own.unit, own.levels, codes, own.ordered))
-    return columns, np.concatenate(met), np.concatenate(allowed)
+    return columns, met, allowed
+
+
+def _price(space: Result, wanted: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the target is met, and whether the rules are, of every design, cell by cell."""
+    inner = tuple(len(b.values) for b in space.axes if not b.structural)
+    met, allowed = [], []
+    for cell in space.cells:
+        met.append(np.broadcast_to(_meets(cell.evaluation, wanted), inner).ravel())
+        allowed.append(np.broadcast_to(np.asarray(is_feasible(cell.evaluation), dtype=bool), inner).ravel())
+    return np.concatenate(met), np.concatenate(allowed)
+
+
+def _corner(space: Result, size: int) -> Result:
+    """The first values of all axes: at most ``size`` designs of the space."""
+    axes = []
+    for b in reversed(space.axes):
+        kept = max(min(len(b.values), size), 1)
+        axes.append(dataclasses.replace(b, values=b.values[:kept]))
+        size //= kept
+    return Result(space.specs, axes[::-1], devices_given=space.devices_given, replace=space.replace)
 
 
 def _meets(evaluation: Any, wanted: Sequence[Condition]) -> Any:

@@ -10,10 +10,14 @@ import numpy as np
 
 from dse.cost.graph import Evaluation
 from dse.errors import Fault, InfeasibleDesign, SpecError
-from dse.explore.best import OBJECTIVES, Space
+from dse.explore.best import Space
 from dse.explore.evaluate import bind_axes, feasible, price, violations, with_stack
+from dse.explore.forecast import spread
+from dse.explore.objectives import Objective
+from dse.explore.objectives import objective as parse_objective
 from dse.explore.result import Result
 from dse.explore.sensitivity.factors import BoundFactor
+from dse.explore.sensitivity.forecast import planned, planning
 from dse.space.axes import Place, axis, locate, with_value
 from dse.space.enumerate import default_options
 from dse.spec.strategy import Strategy
@@ -28,18 +32,25 @@ class Search:
     """How the strategy follows each point: by enumeration of all of them.
 
     Attributes:
-        objective: quantity that the best strategy has the least (or most) of.
+        objective: what the best strategy has the least (or most) of: any text that
+            :func:`dse.explore.objectives.objective` reads, such as ``"mfu"``, ``"min power"`` or ``"step_time@90%"``.
         options: values to try for strategy fields, instead of the defaults.
         memory: whether a strategy must fit in memory.
     """
 
-    objective: str = "step_time"
+    objective: str | Objective = "step_time"
     options: Mapping[str, Sequence[Any]] | None = None
     memory: bool = True
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise SpecError([Fault("objective", repr(self.objective)[:40], f"must be one of {', '.join(OBJECTIVES)}")])
+        parse_objective(self.objective)  # faults of the text, now rather than later
+
+    def scores(self, evaluation: Evaluation) -> Any:
+        """The objective of each strategy, negated where more is better: the least is best. Infinite where there is no
+        number."""
+        goal = parse_objective(self.objective)
+        value = goal.sign * np.asarray(goal.value(evaluation), dtype=float)
+        return np.where(np.isnan(value), np.inf, value)
 
     def allowed(self, evaluation: Evaluation) -> Any:
         """True where a strategy satisfies the rules."""
@@ -107,21 +118,52 @@ def evaluate(
         there is one (elsewhere outputs are not numbers).
     """
     count = len(columns[0]) if columns else 1
+    if planning():
+        _plan(design, bound, columns, count, outputs, search)
     found: dict[str, np.ndarray] = {}
     for specs, rows in _groups(design, bound, columns, count):
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
-            changes = [
-                (b.place_in(specs), b.values(column[part]))
-                for b, column in zip(bound, columns, strict=True)
-                if not b.structural
-            ]
+            changes = _changes(specs, bound, columns, part)
             for name, values in evaluate_arrays(design, specs, changes, len(part), outputs, search).items():
                 if name not in found:
                     found[name] = np.full(count, np.nan, values.dtype if values.dtype.kind in "OU" else float)
                 found[name] = _fitting(found[name], values)
                 found[name][part] = values
     return found
+
+
+def _plan(
+    design: Result,
+    bound: Sequence[BoundFactor],
+    columns: Sequence[np.ndarray],
+    count: int,
+    outputs: Outputs,
+    search: Search | None,
+) -> None:
+    """Count the designs that all points stand for, and say how to price some of the points."""
+    designs = 0
+    for specs, rows in _groups(design, bound, columns, count):
+        arrays = _changes(specs, bound, columns, rows)
+        designs += len(rows) * (1 if search is None else _space(design, counted(design, specs), arrays, search).size)
+
+    def some(size: int) -> int:
+        rows = spread(count, size)
+        evaluate(design, bound, [column[rows] for column in columns], outputs, search)
+        return len(rows)
+
+    planned(count, designs, some)
+
+
+def _changes(
+    specs: Mapping[str, Any], bound: Sequence[BoundFactor], columns: Sequence[np.ndarray], rows: np.ndarray
+) -> list[tuple[Place, np.ndarray]]:
+    """Arrays for some rows of the factors that need no specification of their own."""
+    return [
+        (b.place_in(specs), b.values(column[rows]))
+        for b, column in zip(bound, columns, strict=True)
+        if not b.structural
+    ]
 
 
 def _fitting(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
@@ -162,6 +204,17 @@ def evaluate_arrays(
     given = design.devices_given
     if search is not None:
         specs, given = counted(design, specs), True
+    if planning():
+        size = 1 if search is None else _space(design, specs, changes, search).size
+
+        def some(wanted: int) -> int:
+            rows = spread(count, wanted)
+            less = [(place, values[rows]) for place, values in changes]
+            evaluate_arrays(design, specs, less, len(rows), outputs, search)
+            return len(rows)
+
+        planned(count, count * size, some)
+    if search is not None:
         best, legal = _best_strategies(design, specs, changes, count, search)
         taken = [(locate(f"strategy.{name}", specs), values) for name, values in best.items()]
         changes = [*changes, *taken]
@@ -225,21 +278,27 @@ def strategy_space(design: Result, specs: Mapping[str, Any], fixed: Mapping[str,
     return Space(specs, tuple(bound), True, design.replace)
 
 
+def _space(
+    design: Result, specs: Mapping[str, Any], changes: Sequence[tuple[Place, np.ndarray]], search: Search
+) -> Space:
+    """The strategies to try at points that set some fields themselves."""
+    fixed = {place.field: values for place, values in changes if place.root == "strategy"}
+    fixed |= {place.field: values for place, values in changes if place.root == "cluster" and place.field == "devices"}
+    return strategy_space(design, specs, fixed, search)
+
+
 def _best_strategies(
     design: Result, specs: Mapping[str, Any], changes: Sequence[tuple[Place, np.ndarray]], count: int, search: Search
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Fields of the best strategy of every point, and where there is one; ties go to the first in the axes' order."""
-    fixed = {place.field: values for place, values in changes if place.root == "strategy"}
-    fixed |= {place.field: values for place, values in changes if place.root == "cluster" and place.field == "devices"}
-    space = strategy_space(design, specs, fixed, search)
-    sign = 1.0 if OBJECTIVES[search.objective] else -1.0
+    space = _space(design, specs, changes, search)
     lengths = [len(b.values) for b in space.axes]
     step = max(min(BLOCK // max(space.size, 1), count), 1)
     score, winner = np.full(count, np.inf), np.zeros(count, dtype=np.int64)
     for start in range(0, count, step):
         rows = slice(start, min(start + step, count))
         for block in space.blocks(BLOCK):
-            values = _scores(space, changes, rows, block, search, sign)
+            values = _scores(space, changes, rows, block, search)
             place = values.argmin(axis=1)
             least = values[np.arange(len(place)), place]
             inside = np.unravel_index(place, [part.stop - part.start for part in block]) if block else ()
@@ -254,12 +313,7 @@ def _best_strategies(
 
 
 def _scores(
-    space: Space,
-    changes: Sequence[tuple[Place, np.ndarray]],
-    rows: slice,
-    block: Sequence[slice],
-    search: Search,
-    sign: float,
+    space: Space, changes: Sequence[tuple[Place, np.ndarray]], rows: slice, block: Sequence[slice], search: Search
 ) -> np.ndarray:
     """Objective of each point (first axis) under each strategy of a block (second); infinite where it is illegal."""
     count, dims = rows.stop - rows.start, len(space.axes)
@@ -270,7 +324,7 @@ def _scores(
         wide.append((b.place, np.asarray(b.values)[part].reshape(shape)))
     evaluation = price(_changed(space.specs, wide), devices_given=True, replace=space.replace)
     shape = (count, *(part.stop - part.start for part in block))
-    score = np.where(search.allowed(evaluation), sign * evaluation[search.objective], np.inf)
+    score = np.where(search.allowed(evaluation), search.scores(evaluation), np.inf)
     return np.broadcast_to(score, shape).reshape(count, -1)
 
 

@@ -22,7 +22,6 @@ from dse.explore.sensitivity.samples import (
     single,
     strategy_space,
 )
-from dse.explore.sensitivity.text import as_text
 from dse.space.axes import Place, locate
 from dse.units import engineering
 
@@ -55,6 +54,12 @@ class Resource:
         return 0.0 if self.step < 0 else self.now * UNLIMITED
 
     @property
+    def binds_later(self) -> bool:
+        """May it save nothing by itself, and yet be next once other resources grow?"""
+        tier = self.path.startswith("cluster.node.expansion.") and self.path.endswith(".bandwidth")
+        return tier or self.path == "cluster.memory.capacity"
+
+    @property
     def words(self) -> str:
         """The step in words."""
         amount = engineering(abs(self.step), self.place.unit, 3)
@@ -67,8 +72,9 @@ class ShadowPrices:
     """What one unit more of each resource is worth at a design.
 
     Attributes:
-        table: a row a resource: what there is ``now`` and a ``step`` (SI, in ``unit``); seconds ``saved`` a step of
-            training by one step of the resource, and ``most``, by an unlimited resource; ``worth`` of one step.
+        table: a row a resource (of those that save nothing only memory capacity and the bandwidth of expansion tiers,
+            which bind once others grow): what there is ``now`` and a ``step`` (SI, in ``unit``); seconds ``saved`` a
+            step of training by one step of the resource, and ``most``, by an unlimited one; ``worth`` of one step.
         ladder: the next capacities of the memory at which a faster strategy fits (with ``reoptimize``), with the
             seconds they save and their worth.
         worth_unit: USD per device (purchase), or USD/s per device where the cluster is rented.
@@ -81,23 +87,28 @@ class ShadowPrices:
     step_time: float
 
     def sentences(self) -> list[str]:
-        """One sentence a resource, and one a rung of the ladder."""
-        found = []
+        """One sentence a resource, one a rung of the ladder, and one for all resources that save nothing."""
+        found, idle = [], []
+        least = 1e-12 * self.step_time
         for _, row in self.table.iterrows():
-            saved = row["saved [s]"]
-            if saved <= 1e-12 * self.step_time:
+            saved, most = row["saved [s]"], row["most [s]"]
+            if max(saved, most) <= least:
+                idle.append(row["resource"])
                 continue
-            most = "" if row["most [s]"] <= 0 else f"; without limit it would save {engineering(row['most [s]'], 's')}"
-            found.append(
-                f"{row['words']} ({engineering(row['now'], row['unit'])} now) saves {engineering(saved, 's', 3)} a step"
-                f" ({100 * saved / self.step_time:.2g} %), and is worth up to {self._worth(row)}{most}"
-            )
+            gain = "saves nothing at the margin"
+            if saved > least:
+                gain = f"saves {engineering(saved, 's', 3)} a step ({100 * saved / self.step_time:.2g} %), "
+                gain += f"and is worth up to {self._worth(row)}"
+            limit = f"; without limit it would save {engineering(most, 's')}" if most > least else ""
+            found.append(f"{row['words']} ({engineering(row['now'], row['unit'])} now) {gain}{limit}")
         for _, row in self.ladder.iterrows():
             found.append(
                 f"memory of {engineering(row['capacity [B]'], 'B')} (+{engineering(row['more [B]'], 'B', 3)}) lets "
                 f"{row['strategy']} fit, saves {engineering(row['saved [s]'], 's', 3)} a step, and is worth up to "
                 f"{self._worth(row)}"
             )
+        if idle:
+            found.append(f"{', '.join(idle)}: nothing at the margin, nor without limit, while all else stays as it is")
         return found
 
     def _worth(self, row: Any) -> str:
@@ -106,21 +117,6 @@ class ShadowPrices:
     def __str__(self) -> str:
         head = f"step time {engineering(self.step_time, 's')}"
         return "\n".join([head, *(f"  {sentence}" for sentence in self.sentences() or ["no resource saves any time"])])
-
-    def as_table(self) -> str:
-        """The table as plain text."""
-        worth = f"worth [{self.worth_unit}]"
-        rows = [
-            [
-                r["resource"],
-                engineering(r["now"], r["unit"]),
-                engineering(r["step"], r["unit"]),
-                *(engineering(r[c], "s", 3) for c in ("saved [s]", "most [s]")),
-                engineering(r[worth], self.worth_unit, 3),
-            ]
-            for _, r in self.table.iterrows()
-        ]
-        return as_text(["resource", "now", "step", "saves", "at most", "worth per device"], rows)
 
 
 def shadow_prices(
@@ -177,7 +173,7 @@ def shadow_prices(
             worth[1 + 2 * i],
         ]
         for i, r in enumerate(resources)
-        if value_of is not None or abs(base - time[2 + 2 * i]) > 1e-12 * base or r.path == "cluster.memory.capacity"
+        if value_of is not None or abs(base - time[2 + 2 * i]) > 1e-12 * base or r.binds_later
     ]
     columns = ["resource", "path", "unit", "now", "step", "words", "saved [s]", "most [s]", f"worth [{worth_unit}]"]
     table = pd.DataFrame(rows, columns=columns)
@@ -282,10 +278,7 @@ def memory_frontier(design: Result, search: Search) -> tuple[np.ndarray, dict[st
     Raises:
         InfeasibleDesign: no strategy is legal with any amount of memory.
     """
-    from dse.explore.best import OBJECTIVES
-
     space = strategy_space(design, counted(design, design.specs), {}, search)
-    sign = 1.0 if OBJECTIVES[search.objective] else -1.0
     need, score, index = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)
     lengths = [len(b.values) for b in space.axes]
     for block in space.blocks():
@@ -294,7 +287,7 @@ def memory_frontier(design: Result, search: Search) -> tuple[np.ndarray, dict[st
         legal = np.broadcast_to(_legal_but_local(evaluation), shape)
         inside = np.nonzero(legal)
         held = np.broadcast_to(evaluation["tier_bytes"]["local"], shape)[inside]
-        objective = np.broadcast_to(sign * evaluation[search.objective], shape)[inside]
+        objective = np.broadcast_to(search.scores(evaluation), shape)[inside]
         whole = [i + part.start for i, part in zip(inside, block, strict=True)]
         place = np.ravel_multi_index(whole, lengths) if whole else np.zeros(len(held), dtype=np.int64)
         need, score = np.concatenate([need, held]), np.concatenate([score, objective])
