@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,98 @@ def dp_comm(
     stage = mean_stage_terms
     forward = stage["forward"] + stage["host_forward"] + stage["tp_comm_forward"]
     backward = total(stage[k] for k in ("input_grad", "weight_grad", "recompute", "host_backward", "tp_comm_backward"))
-    forward, backward = (np.where(overlap_dp, overlap_efficiency * stack.overlap * t, 0.0) for t in (forward, backward))
-    if np.any(offload):
-        stretch = 1.0 + offload / np.maximum(micro_batches * mean_stage_time, 1e-30)
-        forward, backward = forward * stretch, backward * stretch
-    gain = 1.0 - stack.interference
+    stretch = _stretch(offload, micro_batches, mean_stage_time)
+    forward, backward = (
+        np.where(overlap_dp, overlap_efficiency * stack.overlap * t, 0.0) * stretch for t in (forward, backward)
+    )
+    pieces = _pieces(
+        stage_parameters, links, gradient_precision, precision, zero_stage, stage_layers, shard_group, zero_ranks,
+        trainable_share,
+    )  # fmt: skip
 
-    def exposed(communication: Array, behind: Array) -> Array:
-        # communication − gain · min(communication, behind), with the products on the small arrays
-        return np.maximum((1.0 - gain) * communication, communication - gain * behind)
+    def of_stage(zero: int) -> Array:
+        reduce, gather, everything, copies = pieces(zero)
+        last = _exposed(copies, backward, stack) if np.any(copies) else 0.0
+        if zero == 0:
+            return _exposed(everything, backward, stack)
+        if zero == 3:
+            both = _exposed(gather, forward, stack) + _exposed(gather + reduce, backward, stack)
+            return micro_batches * both + last
+        each = _exposed(reduce, backward, stack) * (micro_batches if zero == 2 else 1.0)
+        return each + _exposed(gather * trainable_share, forward, stack) + last
+
+    return select(zero_stage, {zero: of_stage(zero) for zero in values_of(zero_stage)})
+
+
+def least_dp_comm(
+    stage_parameters: dict[str, dict[str, Array]],
+    links: Links,
+    zero_stage: Array,
+    gradient_precision: Array,
+    precision: Array,
+    micro_batches: Array,
+    overlap_dp: Array,
+    overlap_efficiency: Array,
+    mean_stage_terms: dict[str, Array],
+    mean_stage_time: Array,
+    offload: Array,
+    stage_layers: Array,
+    trainable_share: Array,
+    shard_group: Array,
+    zero_ranks: dict[str, Array],
+    stack: Any,
+) -> Array:
+    """A lower bound of :func:`dp_comm` with which the whole step never gets slower as work gets faster.
+
+    All communication hides behind whole passes P = t̄ + offload / m instead of their forward and backward parts, and
+    copies of shards are left out. A sum of max(c − w, 0) is at least max(Σc − Σw, 0), so this is no more than dp_comm;
+    and m · P + max(C − k · P, 0) rises with P, as k ≤ m.
+    """
+    window = mean_stage_time * _stretch(offload, micro_batches, mean_stage_time)
+    window = np.where(overlap_dp, overlap_efficiency * stack.overlap * window, 0.0)
+    pieces = _pieces(
+        stage_parameters, links, gradient_precision, precision, zero_stage, stage_layers, shard_group, zero_ranks,
+        trainable_share,
+    )  # fmt: skip
+
+    def of_stage(zero: int) -> Array:
+        reduce, gather, everything, _ = pieces(zero)
+        if zero == 0:
+            return _exposed(everything, window, stack)
+        if zero == 1:
+            return _exposed(reduce + gather * trainable_share, window, stack)
+        if zero == 2:
+            return _exposed(micro_batches * reduce + gather * trainable_share, micro_batches * window, stack)
+        return micro_batches * _exposed(2.0 * gather + reduce, window, stack)
+
+    return select(zero_stage, {zero: of_stage(zero) for zero in values_of(zero_stage)})
+
+
+def _stretch(offload: Array, micro_batches: Array, mean_stage_time: Array) -> Array:
+    """How much longer passes take that wait for offloaded tensors."""
+    if not np.any(offload):
+        return 1.0
+    return 1.0 + offload / np.maximum(micro_batches * mean_stage_time, 1e-30)
+
+
+def _exposed(communication: Array, behind: Array, stack: Any) -> Array:
+    """communication − gain · min(communication, behind), with the products on the small arrays."""
+    gain = 1.0 - stack.interference
+    return np.maximum((1.0 - gain) * communication, communication - gain * behind)
+
+
+def _pieces(
+    stage_parameters: dict[str, dict[str, Array]],
+    links: Links,
+    gradient_precision: Array,
+    precision: Array,
+    zero_stage: Array,
+    stage_layers: Array,
+    shard_group: Array,
+    zero_ranks: dict[str, Array],
+    trainable_share: Array,
+) -> Callable[[int], tuple[Array, ...]]:
+    """By ZeRO stage: seconds of a reduce-scatter, all-gather, all-reduce, and all-reduce over copies of shards."""
 
     def times(pieces: Array) -> tuple[Array, ...]:
         found = _replica_times(stage_parameters, links, gradient_precision, precision, pieces)
@@ -75,18 +159,11 @@ def dp_comm(
     whole = times(1.0) if min(stages) < 3 else ()
     layered = times(stage_layers) if max(stages) == 3 else ()
 
-    def of_stage(zero: int) -> Array:
+    def of_stage(zero: int) -> tuple[Array, ...]:
         reduce, gather, everything, copies = layered if zero == 3 else whole
-        reduce, everything, copies = (t * trainable_share for t in (reduce, everything, copies))
-        last = exposed(copies, backward) if np.any(copies) else 0.0
-        if zero == 0:
-            return exposed(everything, backward)
-        if zero == 3:
-            return micro_batches * (exposed(gather, forward) + exposed(gather + reduce, backward)) + last
-        each = exposed(reduce, backward) * (micro_batches if zero == 2 else 1.0)
-        return each + exposed(gather * trainable_share, forward) + last
+        return reduce * trainable_share, gather, everything * trainable_share, copies * trainable_share
 
-    return select(zero_stage, {zero: of_stage(zero) for zero in stages})
+    return of_stage
 
 
 def _replica_times(

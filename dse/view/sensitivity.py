@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dse.units import engineering
 from dse.view import theme
+from dse.view.regions import HOVER, NARROW, regions, trajectories
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from dse.explore.result import Result
     from dse.explore.sensitivity import (
         Bottlenecks,
         Discovery,
@@ -25,14 +27,25 @@ if TYPE_CHECKING:
     )
 
 LOW, HIGH = theme.SPARE[0], theme.SPARE[1]
-NARROW = "\N{NO-BREAK SPACE}"  # a gap between the end of a bar and its label
-HOVER = "%{customdata}<extra></extra>"
 LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"}
+
+
+def _heading(title: str, default: str, design: Result | None) -> dict[str, str]:
+    """The title, and below it the design that the figure is about."""
+    if design is None:
+        return {"title": title or default}
+    given = design.devices_given and not any(b.name in ("cluster", "devices") for b in design.axes)
+    count = design.specs["cluster"].devices if given else None  # type: ignore[attr-defined]
+    if not design.axes:
+        count = float(design.cells[0].evaluation["devices"])
+    return {"title": title or default, "subtitle": theme.design_text(design.specs, count)}
 
 
 def _rows(title: str, dark: bool, count: int, **layout: Any) -> go.Figure:
     """A figure with one row an entry, the first on top."""
-    figure = theme.blank(title, dark, **{"height": 190 + 30 * max(count, 4), "legend": LEGEND, **layout})
+    figure = theme.blank(
+        title, dark, **{"height": 230 + 30 * max(count, 4), "legend": LEGEND, "margin": {"t": 125}, **layout}
+    )
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
     return figure
 
@@ -43,7 +56,9 @@ def _named(inputs: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(inputs)
 
 
-def tornado(found: Tornado, *, top: int = 20, title: str = "", dark: bool = False) -> go.Figure:
+def tornado(
+    found: Tornado, *, top: int = 20, title: str = "", design: Result | None = None, dark: bool = False
+) -> go.Figure:
     """Bars from the design's value to that at the low and the high end of each input, the widest on top."""
     import plotly.graph_objects as go
 
@@ -53,7 +68,10 @@ def tornado(found: Tornado, *, top: int = 20, title: str = "", dark: bool = Fals
         [table[f"{end} [{unit}]"].to_numpy(float) for end in ("at_low", "at_high")],
     )
     factor, shown = theme.axis_scale([found.base, *np.concatenate(ends)], unit)
-    figure = _rows(title, dark, len(table), barmode="overlay")
+    heading = _heading(
+        title, f"What moves the {theme.title_of(found.quantity)}: each input at both ends, all others kept", design
+    )
+    figure = _rows(dark=dark, count=len(table), barmode="overlay", **heading)
     for end, values, colour in zip(("low", "high"), ends, (LOW, HIGH), strict=True):
         hover = [
             f"<b>{row['input']}</b> = {_value(row[end], row['unit'])}<br>{engineering(value, unit)}"
@@ -76,10 +94,22 @@ def tornado(found: Tornado, *, top: int = 20, title: str = "", dark: bool = Fals
             )
         )
     figure.add_vline(found.base / factor, line={"color": theme.ink(dark), "width": 1.5})
-    figure.update_xaxes(title={"text": theme.axis_title(found.quantity, shown)})
+    model = None if design is None else design.specs["model"]
+    figure.update_xaxes(title={"text": theme.axis_title(found.quantity, theme.counted(found.quantity, shown, model))})
     if "!" in "".join(text for trace in figure.data for text in trace.text):
         _note(figure, "! breaks a rule there")
     return figure
+
+
+def _output(text: str) -> str:
+    """``ln step_time`` as people call it."""
+    head, _, name = text.rpartition(" ")
+    return f"{head} {theme.title_of(name)}".strip()
+
+
+def _quantity(found: SobolIndices | MorrisEffects) -> str:
+    """The same without its logarithm."""
+    return theme.title_of(found.output.rpartition(" ")[2])
 
 
 def _value(value: Any, unit: str) -> str:
@@ -91,13 +121,16 @@ def _note(figure: go.Figure, text: str) -> None:
     figure.add_annotation(text=text, showarrow=False, font={"size": 13}, **place)
 
 
-def elasticity(found: Elasticities, *, top: int = 20, title: str = "", dark: bool = False) -> go.Figure:
+def elasticity(
+    found: Elasticities, *, top: int = 20, title: str = "", design: Result | None = None, dark: bool = False
+) -> go.Figure:
     """Elasticities as bars; at a kink, marks for its left and right side."""
     import plotly.graph_objects as go
 
     table = found.table.head(top)
     names = _named(table["input"].tolist())
-    figure = _rows(title, dark, len(table))
+    heading = _heading(title, f"What 1 % more of each input does to the {theme.title_of(found.quantity)}", design)
+    figure = _rows(dark=dark, count=len(table), **heading)
     values = np.nan_to_num(table["elasticity"].to_numpy(float))
     figure.add_trace(
         go.Bar(
@@ -129,47 +162,76 @@ def _elasticity_hover(row: Any) -> str:
     return f"<b>{row['input']}</b> = {_value(row['value'], row['unit'])}<br>{row['elasticity']:+.4g}{sides}"
 
 
-def shadow(found: ShadowPrices, *, title: str = "", dark: bool = False) -> go.Figure:
-    """What one step of each resource is worth per device, logarithmic; the step is named with each bar."""
+def shadow(found: ShadowPrices, *, title: str = "", design: Result | None = None, dark: bool = False) -> go.Figure:
+    """What one unit more of each resource is worth per device, and what 1 % more of it saves of the step time.
+
+    The units differ, so that only the second panel compares resources; it takes the rate of the unit for that of 1 %.
+    Both axes are logarithmic. Delays are made less instead.
+    """
     import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
 
     column = f"worth [{found.worth_unit}]"
     table = found.table[found.table[column] > 0]
-    worth = table[column].to_numpy(float)
-    texts = [
-        f"{NARROW}<b>{theme.short(w, found.worth_unit)}</b>  saves {theme.short(s, 's')} a step"
-        for w, s in zip(worth, table["saved [s]"], strict=True)
+    worth, names = table[column].to_numpy(float), table["words"].tolist()
+    relative = _relative_savings(table, found.step_time)
+    heading = _heading(title, "What one more unit of each resource is worth", design)
+    figure = _rows(dark=dark, count=len(table), showlegend=False, **heading)
+    layout = figure.layout
+    figure = make_subplots(1, 2, shared_yaxes=True, column_widths=[0.6, 0.4], horizontal_spacing=0.03)
+    figure.update_layout(layout)
+    figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
+    prices = [f"{NARROW}<b>{theme.short(w, found.worth_unit)}</b>" for w in worth]
+    saved = [f"saves {theme.short(s, 's')} a step" for s in table["saved [s]"]]
+    parts = [f"{NARROW}<b>{r:.2g} %</b>" for r in relative]
+    texts = [[f"{price}  {text}" for price, text in zip(prices, saved, strict=True)], parts]
+    hover = [
+        f"<b>{name}</b><br>{now} now<br>worth {price.strip(NARROW)}, {text}<br>1 % saves {part.strip(NARROW)} of it"
+        for name, now, price, text, part in zip(names, _amounts(table), prices, saved, parts, strict=True)
     ]
-    figure = _rows(title, dark, len(table), showlegend=False)
-    names = table["words"].tolist()
-    figure.add_trace(
-        go.Bar(
-            x=worth,
-            y=names,
-            orientation="h",
-            marker={"color": LOW},
-            text=texts,
-            textposition="outside",
-            cliponaxis=False,
-            customdata=[f"<b>{n}</b><br>{t}" for n, t in zip(names, texts, strict=True)],
-            hovertemplate=HOVER,
-        )
-    )
-    if len(worth):
-        low, high = np.log10(worth.min()), np.log10(worth.max())
-        figure.update_xaxes(type="log", range=[low - 0.3, high + 0.6 * (high - low) + 1.0], **theme.log_ticks(worth))
-    unit = "USD per device" if found.worth_unit == "USD" else f"{found.worth_unit} per device"
-    figure.update_xaxes(title={"text": f"Worth of one step [{unit}]"})
+    unit = f"{found.worth_unit} per device"
+    titles = (f"Worth of one more unit [{unit}]", "1 % of it saves [% of a step]")
+    for place, (values, colour) in enumerate(((worth, LOW), (relative, HIGH))):
+        bar = {"x": values, "y": names, "orientation": "h", "marker": {"color": colour}, "cliponaxis": False}
+        words = {"text": texts[place], "textposition": "outside", "customdata": hover, "hovertemplate": HOVER}
+        figure.add_trace(go.Bar(**bar, **words), 1, place + 1)
+        axis = {"title": {"text": titles[place]}} | _logarithmic(values, room=(1.2, 1.0) if place == 0 else (0.5, 0.45))
+        figure.update_xaxes(axis, row=1, col=place + 1)
+    if not len(table):
+        _note(figure, "no resource saves time at the margin")
     return figure
 
 
-def sobol(found: SobolIndices, *, title: str = "", dark: bool = False) -> go.Figure:
+def _logarithmic(values: np.ndarray, room: tuple[float, float]) -> dict[str, Any]:
+    """A logarithmic axis with a tick a decade or two, and room behind the bars (in lengths and decades)."""
+    if not len(values):
+        return {}
+    low, high = np.log10(values.min()), np.log10(values.max())
+    apart = 1 if high - low < 3 else 2
+    powers = [p for p in range(int(np.floor(low)), int(np.ceil(high)) + 1) if p % apart == 0]
+    ends = [low - 0.3, high + room[0] * (high - low) + room[1]]
+    ticks = {"tickvals": [10.0**p for p in powers], "ticktext": [theme.tick(10.0**p) for p in powers]}
+    return {"type": "log", "tickangle": 0, "range": ends, **ticks}
+
+
+def _relative_savings(table: pd.DataFrame, step_time: float) -> np.ndarray:
+    """Per cent of the step time that 1 % of each resource saves, at the rate of the step that was priced."""
+    steps = np.abs(table["step"].to_numpy(float)) / table["now"].to_numpy(float)
+    return 100.0 * table["saved [s]"].to_numpy(float) / step_time * 0.01 / steps
+
+
+def _amounts(table: pd.DataFrame) -> list[str]:
+    return [engineering(now, unit) for now, unit in zip(table["now"], table["unit"], strict=True)]
+
+
+def sobol(found: SobolIndices, *, title: str = "", design: Result | None = None, dark: bool = False) -> go.Figure:
     """First-order and total indices with the whiskers of their confidence intervals."""
     import plotly.graph_objects as go
 
     table = found.table.sort_values("ST", ascending=False, kind="stable")
     names = _named(table["factor"].tolist())
-    figure = _rows(title, dark, 2 * len(table), barmode="group")
+    heading = _heading(title, f"Which factors make the {_quantity(found)} vary", design)
+    figure = _rows(dark=dark, count=2 * len(table), barmode="group", **heading)
     for index, words, colour in (("S1", "alone", LOW), ("ST", "with interactions", HIGH)):
         values, errors = table[index].to_numpy(float), np.nan_to_num(table[f"{index}_conf"].to_numpy(float))
         whiskers = {"type": "data", "array": errors, "color": theme.ink(dark), "visible": bool(np.any(errors))}
@@ -180,13 +242,11 @@ def sobol(found: SobolIndices, *, title: str = "", dark: bool = False) -> go.Fig
                 error_x=whiskers, customdata=hover, hovertemplate=HOVER,
             )
         )  # fmt: skip
-    figure.update_xaxes(
-        title={"text": f"Share of the variance of {found.output.replace('_', ' ')}"}, rangemode="tozero"
-    )
+    figure.update_xaxes(title={"text": f"Share of the variance of {_output(found.output)}"}, rangemode="tozero")
     return figure
 
 
-def morris(found: MorrisEffects, *, title: str = "", dark: bool = False) -> go.Figure:
+def morris(found: MorrisEffects, *, title: str = "", design: Result | None = None, dark: bool = False) -> go.Figure:
     """Spread against mean size of the effects: right is strong, high (above the line) is bent or interacting."""
     import plotly.graph_objects as go
 
@@ -197,7 +257,10 @@ def morris(found: MorrisEffects, *, title: str = "", dark: bool = False) -> go.F
         f"<b>{n}</b><br>mu* = {a:.4g} ± {c:.2g}<br>sigma = {b:.4g}"
         for n, a, b, c in zip(names, x, y, table["mu_star_conf"], strict=True)
     ]
-    figure = theme.blank(title, dark)
+    heading = _heading(
+        title, f"Which factors matter to the {_output(found.output)}, and which bend or interact", design
+    )
+    figure = theme.blank(dark=dark, margin={"t": 95}, **heading)
     for i, name in enumerate(names):
         marker = {
             "size": 12,
@@ -223,52 +286,58 @@ def morris(found: MorrisEffects, *, title: str = "", dark: bool = False) -> go.F
     figure.add_trace(
         go.Scatter(x=[0, reach], y=[0, reach], mode="lines", line=dash, name="mu* = sigma", hoverinfo="skip")
     )
-    output = found.output.replace("_", " ")
-    figure.update_xaxes(title={"text": f"Mean size of the effect on {output} (mu*)"}, rangemode="tozero")
+    figure.update_xaxes(title={"text": f"Mean size of the effect on {_output(found.output)} (mu*)"}, rangemode="tozero")
     figure.update_yaxes(title={"text": "Spread of the effect (sigma)"}, rangemode="tozero")
     return figure
 
 
-def discover(found: Discovery, *, title: str = "", dark: bool = False) -> go.Figure:
-    """Peeling trajectories: density against coverage, step by step; a star marks each box as it was given."""
-    import plotly.graph_objects as go
+def discover(
+    found: Discovery,
+    *,
+    ranges: Mapping[str, Sequence[Any]] | None = None,
+    title: str = "",
+    design: Result | None = None,
+    dark: bool = False,
+) -> go.Figure:
+    """Peeling trajectories (a star marks each box as it was given), and the boxes against the ranges of their fields.
 
-    figure = theme.blank(title, dark, legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"})
-    for position, box in enumerate(found.boxes):
-        colour, path = theme.SPARE[position % len(theme.SPARE)], box.trajectory
-        hover = [_peel_hover(row) for _, row in path.iterrows()]
-        figure.add_trace(
-            go.Scatter(
-                x=path["coverage"],
-                y=path["density"],
-                mode="lines+markers",
-                name=f"box {position + 1}: {box}",
-                line={"color": colour, "width": 1.5},
-                marker={"size": 6},
-                customdata=hover,
-                hovertemplate=HOVER,
-            )
-        )
-        star = {"symbol": "star", "size": 17, "color": colour, "line": {"width": 1, "color": theme.ink(dark)}}
-        text = f"<b>{box}</b><br>density {box.density:.1%}, coverage {box.coverage:.1%}, mass {box.mass:.1%}"
-        point = {"x": [box.coverage], "y": [box.density], "mode": "markers", "marker": star}
-        figure.add_trace(go.Scatter(**point, customdata=[text], hovertemplate=HOVER, showlegend=False))
+    Args:
+        ranges: values of each field that were looked at (of numbers the ends are enough), for the second panel; by
+            default those of the design's axes, where it has any.
+    """
+    from plotly.subplots import make_subplots
+
+    known = dict(ranges or getattr(found, "ranges", None) or {})
+    if design is not None:
+        known = {b.name: b.coordinates for b in design.axes} | known
+    rows = [
+        (place, limit)
+        for place, box in enumerate(found.boxes)
+        for limit in box.limits
+        if len(known.get(limit.name, ())) > 1
+    ]
+    verb = "miss" if found.case == "miss" else "meet"
+    heading = _heading(title, f"Where designs {verb} {found.target.replace('<=', '≤').replace('>=', '≥')}", design)
+    legend = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}
+    styled = theme.blank(dark=dark, legend=legend, margin={"t": 110}, **heading)
+    if rows:
+        spacing = {"horizontal_spacing": 0.24, "column_widths": [0.45, 0.55]}
+        figure = make_subplots(1, 2, **spacing)
+        figure.update_layout(styled.layout)
+        regions(figure, rows, known, dark)
+    else:
+        figure = styled
+    trajectories(figure, found.boxes, dark)
     if not found.boxes:
         _note(figure, f"{found.cases:,} of {found.designs:,} designs {found.case} {found.target}; no box stands out")
     word = "misses" if found.case == "miss" else "hits"
-    figure.update_xaxes(title={"text": f"Coverage: share of all {word} in the box"}, range=[-0.02, 1.02])
-    figure.update_yaxes(title={"text": f"Density: share of {word} among the box's designs"}, range=[-0.02, 1.05])
+    axes = {"xaxis": f"Coverage: share of all {word} in the box", "yaxis": f"Density: share of {word} in the box"}
+    for name, text in axes.items():
+        figure.update_layout({name: {"title": {"text": text}, "range": [-0.03, 1.05], "tickformat": ".0%"}})
     return figure
 
 
-def _peel_hover(row: pd.Series) -> str:
-    return (
-        f"density {row['density']:.1%}, coverage {row['coverage']:.1%}<br>"
-        f"mass {row['mass']:.1%}, {int(row['restricted'])} restrictions"
-    )
-
-
-def bottleneck(found: Bottlenecks, *, title: str = "", dark: bool = False) -> go.Figure:
+def bottleneck(found: Bottlenecks, *, title: str = "", design: Result | None = None, dark: bool = False) -> go.Figure:
     """The ladder as a waterfall from the design's time down: what binds, what binds next, and the time left."""
     import plotly.graph_objects as go
 
@@ -277,10 +346,15 @@ def bottleneck(found: Bottlenecks, *, title: str = "", dark: bool = False) -> go
     names = ["the design", *(f"{'' if i == 0 else '… and '}{n} unlimited" for i, n in enumerate(ladder["resource"]))]
     left = np.concatenate([[found.step_time], ladder["left [s]"].to_numpy(float)])
     saved = np.concatenate([[0.0], ladder["saved [s]"].to_numpy(float)])
-    figure = _rows(title, dark, len(names), barmode="stack")
+    heading = _heading(title, "What bounds the step time, and what bounds it next", design)
+    figure = _rows(dark=dark, count=len(names), barmode="stack", **heading)
+    notes = [_shares(found), *(_alone(found, names) for names in ladder["resource"])]
     pattern = {"color": HIGH, "opacity": 0.6, "pattern": {"shape": "/"}}
     for values, name, marker in ((left, "step time left", {"color": LOW}), (saved, "saved", pattern)):
-        hover = [f"<b>{n}</b><br>{name}: {engineering(v, 's')}" for n, v in zip(names, values, strict=True)]
+        hover = [
+            f"<b>{n}</b><br>{name}: {engineering(v, 's')}{more}"
+            for n, v, more in zip(names, values, notes, strict=True)
+        ]
         bar = {"x": values / factor, "y": names, "orientation": "h", "name": name, "marker": marker}
         figure.add_trace(go.Bar(**bar, customdata=hover, hovertemplate=HOVER))
     for name, rest, less in zip(names, left, saved, strict=True):
@@ -289,3 +363,26 @@ def bottleneck(found: Bottlenecks, *, title: str = "", dark: bool = False) -> go
     figure.update_xaxes(range=[0, 1.25 * found.step_time / factor])
     figure.update_xaxes(title={"text": theme.axis_title("step_time", shown)})
     return figure
+
+
+def _shares(found: Bottlenecks) -> str:
+    """How the step divides among the resources."""
+    rows = found.table[found.table["share"] > 5e-4]
+    return "".join(
+        f"<br>{name}: {share:.1%} of the step" for name, share in zip(rows["resource"], rows["share"], strict=True)
+    )
+
+
+def _alone(found: Bottlenecks, rung: str) -> str:
+    """What each resource of a rung would bring by itself; nothing, where its work is hidden behind another's."""
+    texts = []
+    for name in rung.split(" with "):
+        speed = float(found.table.loc[found.table["resource"] == name, "speed-up"].iloc[0])
+        if speed < 1.0005:
+            texts.append(
+                f"<br>{name} unlimited by itself: speed-up {speed:.3f}.<br>Nothing is gained: other work at the same "
+                "time takes as long;<br>it counts once the resources above no longer limit."
+            )
+        else:
+            texts.append(f"<br>{name} unlimited by itself: {speed:.4g} times as fast")
+    return "".join(texts)

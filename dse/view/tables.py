@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from dse.errors import SpecError
+from dse.spec.hardware import YEAR
 from dse.units import engineering
 
 if TYPE_CHECKING:
@@ -33,19 +34,39 @@ def headline_rows(result: Result) -> list[tuple[str, str]]:
     sample = type(result.specs["model"]).sample_name  # type: ignore[attr-defined]
     rows = []
     for name in HEADLINES:
-        value, unit = result[name].item(), result.unit(name)
+        value, unit = result.number(name), result.unit(name)
         text = engineering(value, unit)
         if name in ("mfu", "hfu"):
             text = f"{value:.1%}"
         elif unit.startswith("1/"):
-            text = f"{engineering(value, '')} {sample}s/{unit[2:]}".replace("1e+", "e+")
+            text = f"{_count(value)} {sample}s/{unit[2:]}"
         rows.append((_TITLES[name], text))
         if name in ("step_time", "tokens_per_s", "memory_bytes"):
             rows[-1] = (rows[-1][0], f"{rows[-1][1]}  {_interval_text(result, name, sample)}")
     verdict = "yes" if result.is_feasible else "no: " + "; ".join(r["why"] for r in result.reasons())
     reasons = result.interval().reasons
     trust = f"calibration {result.calibration}" + (f"; extrapolating: {'; '.join(reasons)}" if reasons else "")
-    return [*rows, ("feasible", verdict), ("trust", trust), *_nearest_row(result)]
+    return [*rows, *_long_run_rows(result, sample), ("feasible", verdict), ("trust", trust), *_nearest_row(result)]
+
+
+def _long_run_rows(result: Result, sample: str) -> list[tuple[str, str]]:
+    """Goodput with the throughput it leaves, and the cost of ownership of the facility's lifetime."""
+    from dse.explore.summary import LONG_RUN
+
+    goodput, rate, tco, each = (result.number(name) for name in LONG_RUN)
+    lifetime = engineering(result.specs["cluster"].facility.lifetime / YEAR, "1")  # type: ignore[attr-defined]
+    return [
+        ("goodput", f"{goodput:.1%}  ({_count(rate)} {sample}s/s with failures, recovery and checkpoints)"),
+        (
+            "TCO",
+            f"{engineering(tco, 'USD')} over {lifetime} years  ({engineering(1e6 * each, 'USD')}/million {sample}s)",
+        ),
+    ]
+
+
+def _count(value: float) -> str:
+    """Four digits; whole numbers with separators where they are long."""
+    return engineering(value, "1/").removesuffix(" 1/")
 
 
 def _nearest_row(result: Result) -> list[tuple[str, str]]:
@@ -62,16 +83,16 @@ def _nearest_row(result: Result) -> list[tuple[str, str]]:
 def _interval_text(result: Result, name: str, sample: str) -> str:
     """The 90 % interval in brackets."""
     interval, unit = result.interval(quantity=name), result.unit(name)
-    ends = [engineering(end, "" if unit.startswith("1/") else unit) for end in (interval.low, interval.high)]
+    ends = [_count(end) if unit.startswith("1/") else engineering(end, unit) for end in (interval.low, interval.high)]
     return f"(90 %: {ends[0]} to {ends[1]})"
 
 
 def breakdown_rows(result: Result, table: str = "time") -> list[tuple[str, str, float]]:
     """(term, formatted value, share of the total) of a breakdown, zero terms left out."""
-    series = result.breakdown(table)
-    whole = float(series.sum()) or 1.0
-    unit = result.unit(f"{table}.{series.index[0]}")
-    return [(str(name), engineering(v, unit), float(v) / whole) for name, v in series.items() if v]
+    terms = result.terms(table)
+    whole = sum(terms.values()) or 1.0
+    unit = result.unit(f"{table}.{next(iter(terms))}")
+    return [(name, engineering(v, unit), v / whole) for name, v in terms.items() if v]
 
 
 def result_text(result: Result) -> str:

@@ -7,7 +7,7 @@ each kind of dichromacy (a test measures it); terms for which no colour was left
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,14 @@ TITLES = {
 }
 _INK = {"light": ("#1F2430", "#FFFFFF", "#DDE1E8"), "dark": ("#E6E8EC", "#16191F", "#363C47")}
 _RATES = {"1/s": "per second", "1/USD": "per dollar", "1/J": "per joule"}
+_LARGE = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))  # as the ticks of linear axes are written
+_PARTS = {
+    **{"inter": "inter-node", "intra": "intra-node", "nvlink": "NVLink", "infiniband": "InfiniBand"},
+    **{
+        name: name.upper()
+        for name in ("ddr", "hbm", "cxl", "tdp", "pue", "bf16", "fp16", "fp32", "fp64", "fp8", "tf32")
+    },
+}
 
 
 def title_of(name: str) -> str:
@@ -94,6 +102,19 @@ def title_of(name: str) -> str:
     if name in TITLES:
         return TITLES[name]
     return TERMS[last][0] if last in TERMS else TITLES.get(last, last.replace("_", " "))
+
+
+def words(path: str) -> str:
+    """A field as people call it: the last two parts of its path, which tell one bandwidth from another."""
+    parts = [_PARTS.get(part, part.replace("_", " ")) for part in path.split(".") if not part.isdigit()]
+    if parts[-2:-1] and parts[-2] in ("matrix", "vector"):
+        return f"{parts[-1]} {parts[-2]} peak"
+    return title_of(path) if len(parts) < 2 or parts[-1] == "devices" else " ".join(parts[-2:])
+
+
+def sentence(text: str) -> str:
+    """Text with a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def term_title(term: str) -> str:
@@ -211,6 +232,38 @@ def short(value: float, unit: str = "") -> str:
     return _whole(float(value), unit) or engineering(value, unit, 3)
 
 
+def compact(value: float, unit: str = "") -> str:
+    """A number in few characters: 80 million dollars are ``$80M``, 208,477 are ``208k``."""
+    if unit in _RATES or unit.startswith(("tokens/", "samples/")):
+        return f"{compact(value)} {_RATES.get(unit, unit)}"
+    if unit not in ("", "1", "USD"):
+        return short(value, unit)
+    size = abs(float(f"{value:.3g}"))  # 999,999 is a million
+    scale, letter = next((pair for pair in _LARGE if size >= pair[0]), (1.0, ""))
+    text = f"{value / scale:.3g}{letter}"
+    return text if unit != "USD" else f"-${text[1:]}" if value < 0 else f"${text}"
+
+
+def tick(value: float) -> str:
+    """A tick of an axis: large numbers as 20k and 20M, the others in full."""
+    return f"{value:g}" if abs(value) < 1e4 else compact(value)
+
+
+def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers between two ends, both included: multiples of 1, 2 or 5 times a power of ten.
+
+    Returns:
+        At most ``most`` rising values; a single one where the ends are equal.
+    """
+    if not low < high:
+        return [low]
+    power = 10.0 ** (math.floor(math.log10(high - low)) - 1)
+    steps = (digit * power * 10.0**place for place in range(4) for digit in (1, 2, 5))
+    ends = ((step, math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)) for step in steps)
+    step, first, last = next(end for end in ends if end[2] - end[1] < most)
+    return [step * place for place in range(first, last + 1)]
+
+
 def log_ticks(values: Iterable[float]) -> dict[str, list[Any]]:
     """Ticks at 1, 2 and 5 of every decade (1 only, over many decades) for a logarithmic axis."""
     found = [float(v) for v in values if math.isfinite(float(v)) and v > 0]
@@ -218,8 +271,8 @@ def log_ticks(values: Iterable[float]) -> dict[str, list[Any]]:
         return {}
     low, high = math.floor(math.log10(min(found))), math.ceil(math.log10(max(found)))
     digits = (1, 2, 5) if high - low <= 4 else (1,)
-    ticks = [digit * 10.0**power for power in range(low, high + 1) for digit in digits]
-    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    ticks = [float(f"{digit}e{power}") for power in range(low, high + 1) for digit in digits]
+    return {"tickvals": ticks, "ticktext": [tick(value) for value in ticks]}
 
 
 def axis_title(name: str, unit: str) -> str:
@@ -234,8 +287,45 @@ def with_unit(words: str, unit: str) -> str:
     return f"{words} [{unit}]" if unit not in ("", "1") else words
 
 
-def blank(title: str, dark: bool, **layout: Any) -> go.Figure:
-    """An empty figure in the theme."""
+def counted(name: str, unit: str, model: Any = None) -> str:
+    """The unit of a rate with what is counted: ``tokens/s`` (``samples/s`` of a model without sequences)."""
+    if "tokens_per_" not in name or not (unit in _RATES or unit in _RATES.values()):
+        return unit
+    per = next(raw for raw, text in _RATES.items() if unit in (raw, text)).removeprefix("1/")
+    return f"{'tokens' if model is None or getattr(model, 'seq_len', None) else 'samples'}/{per}"
+
+
+def condition_text(condition: Any, model: Any = None) -> str:
+    """A condition with the quantity as people call it: ``capital ≤ $80M``."""
+    bound = compact(condition.value, counted(condition.name, condition.unit, model))
+    return f"{title_of(condition.name)} {'≤' if condition.at_most else '≥'} {bound}"
+
+
+def design_text(specs: Mapping[str, Any], devices: Any = None) -> str:
+    """The design that a figure is about: ``GPT-3 175B on 512 devices of NVIDIA DGX H100 SuperPOD``.
+
+    Args:
+        specs: ``model`` and ``cluster``; what stands in brackets in their names is left out.
+        devices: how many; left out where they vary.
+    """
+    model, cluster = (str(specs[root].name).partition(" (")[0] or specs[root].id for root in ("model", "cluster"))
+    model = model.partition(" of ")[0]
+    return f"{model} on {cluster}" if devices is None else f"{model} on {int(devices):,} devices of {cluster}"
+
+
+def shades(dark: bool = False) -> list[list[Any]]:
+    """The sequential colour scale, without the end that cannot be told from a dark background."""
+    from plotly.colors import sample_colorscale
+
+    low = 0.3 if dark else 0.0
+    return [[k / 10, sample_colorscale("Cividis", [low + (1 - low) * k / 10])[0]] for k in range(11)]
+
+
+def blank(title: str, dark: bool, *, subtitle: str = "", **layout: Any) -> go.Figure:
+    """An empty figure in the theme; the subtitle says of which design it is."""
     import plotly.graph_objects as go
 
-    return go.Figure(layout={"template": template(dark), "title": {"text": title}, "height": 560, **layout})
+    heading: dict[str, Any] = {"text": title}
+    if subtitle:
+        heading["subtitle"] = {"text": subtitle, "font": {"size": 14}}
+    return go.Figure(layout={"template": template(dark), "title": heading, "height": 560, **layout})

@@ -5,8 +5,8 @@ and minima of (work / rate) and (count · delay), which fall as rates rise and d
 that hides behind work, max(communication − work, 0): work plus that is max(work, communication). Only where *two*
 communications hide behind the same work can faster work uncover more than it saves. There (context parallelism,
 overlapped expert parallelism, offload, shard groups, and zero-bubble schedules, whose bubble falls by the weight
-gradients) the bound leaves the second one out: see :func:`relaxed_quantities`. Capacities enter only the rule that
-memory must fit, except under ``memory_expansion: spread``, which is refused. Where a field is of neither kind (device
+gradients) the bound hides all of it once, behind whole passes: see :func:`relaxed_quantities`. Capacities enter only
+the rule that memory must fit, except under ``memory_expansion: spread``, which is refused. Where a field is of neither kind (device
 counts, sizes of pods, whole accelerators), every value is a search of its own. ``tests/test_bound.py`` checks the
 bounds box by box, and the optimum against enumeration.
 """
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dse.cost.graph import Quantity
+from dse.cost.replicas import least_dp_comm
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import graph_of
 from dse.explore.search.problem import Problem
@@ -98,18 +99,16 @@ def relaxed_quantities() -> tuple[Quantity, ...]:
     """Quantities that are never more than the cost model's, and leave a sum that falls as hardware gets richer."""
     known = graph_of("megatron").quantities
 
-    def least(name: str, extra: tuple[str, ...], free: Callable[..., Any]) -> Quantity:
+    def either(name: str, extra: tuple[str, ...], apart: Callable[..., Any], less: Callable[..., Any]) -> Quantity:
         original = known[name]
         count = len(original.needs)
 
         def function(*values: Any) -> Any:
-            value = original.function(*values[:count])
-            nothing = free(*values[count:])
-            return np.where(nothing, 0.0, value) if np.any(nothing) else value
+            value, chosen = original.function(*values[:count]), apart(*values[count:])
+            return np.where(chosen, less(*values[:count]), value) if np.any(chosen) else value
 
-        return Quantity(
-            name, function, original.unit, f"{original.equation}, or 0", "a bound", (*original.needs, *extra)
-        )
+        needs = (*original.needs, *extra)
+        return Quantity(name, function, original.unit, f"{original.equation}, or less", "a bound", needs)
 
     def twice(*values: Any) -> Any:
         found: Any = False
@@ -117,10 +116,10 @@ def relaxed_quantities() -> tuple[Quantity, ...]:
             found = np.logical_or(found, np.not_equal(value, alone))
         return found
 
-    def filled(schedule: Any) -> Any:
-        return np.isin(schedule, ZERO_BUBBLE)
-
-    return least("dp_comm", tuple(TWICE), twice), least("bubble", ("schedule",), filled)
+    return (
+        either("dp_comm", tuple(TWICE), twice, least_dp_comm),
+        either("bubble", ("schedule",), lambda schedule: np.isin(schedule, ZERO_BUBBLE), lambda *_: 0.0),
+    )
 
 
 def may_hide_twice(given: Problem) -> bool:

@@ -91,7 +91,7 @@ def sensitivity(
     if figure is not None:
         from dse.view import sensitivity as views
 
-        write_figure(getattr(views, kind)(found), figure)
+        write_figure(getattr(views, kind)(found, design=design), figure)
     typer.echo(json.dumps({"kind": kind, **_plain(found)}, indent=2) if as_json else str(found))
 
 

@@ -34,6 +34,7 @@ class Discovery:
         target: the condition.
         case: "miss" or "meet": what the boxes are dense in.
         designs, cases: how many there are, and of interest.
+        ranges: ends of each number, or the names, that were looked at.
     """
 
     boxes: tuple[Box, ...]
@@ -41,6 +42,7 @@ class Discovery:
     case: str
     designs: int
     cases: int
+    ranges: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -119,7 +121,8 @@ def discover(
     interest = met if case == "meet" else ~met
     text = " and ".join(c.text for c in wanted)
     boxes = prim(columns, interest, **options) if 0 < interest.sum() < len(interest) else []
-    return Discovery(tuple(boxes), text, case, len(interest), int(interest.sum()))
+    ranges = {c.name: (c.levels[0], c.levels[-1]) if c.ordered else tuple(c.levels) for c in columns}
+    return Discovery(tuple(boxes), text, case, len(interest), int(interest.sum()), ranges)
 
 
 def _all_designs(space: Result, wanted: Sequence[Condition]) -> tuple[list[Column], np.ndarray, np.ndarray]:
