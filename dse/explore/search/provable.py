@@ -1,14 +1,14 @@
 """For which searches branch and bound proves its result: more of a resource must never make the best strategy slower.
 
-A resource enters the step time through sums, products with non-negative factors, maxima
-and minima of (work / rate) and (count · delay), which fall as rates rise and delays fall, and through communication
-that hides behind work, max(communication − work, 0): work plus that is max(work, communication). Only where *two*
-communications hide behind the same work can faster work uncover more than it saves. There (context parallelism,
-overlapped expert parallelism, offload, shard groups, and zero-bubble schedules, whose bubble falls by the weight
-gradients) the bound hides all of it once, behind whole passes: see :func:`relaxed_quantities`. Capacities enter only
-the rule that memory must fit, except under ``memory_expansion: spread``, which is refused. Where a field is of neither kind (device
-counts, sizes of pods, whole accelerators), every value is a search of its own. ``tests/test_bound.py`` checks the
-bounds box by box, and the optimum against enumeration.
+A resource enters the step time through sums, products with non-negative factors, maxima and minima of (work / rate)
+and (count · delay), which fall as rates rise and delays fall, and through communication that hides behind work,
+max(communication − work, 0): work plus that is max(work, communication). Only where *two* communications hide behind
+the same work can faster work uncover more than it saves. There (context parallelism, overlapped expert parallelism,
+offload, shard groups, and zero-bubble schedules, whose bubble falls by the weight gradients) the bound hides all of
+it once, behind whole passes: see :func:`relaxed_quantities`. Capacities enter only the rule that memory must fit,
+except under ``memory_expansion: spread``, which is refused. Where a field is of neither kind (device counts, sizes of
+pods, whole accelerators), every value is a search of its own. ``tests/test_bound.py`` checks the bounds box by box,
+and the optimum against enumeration.
 """
 
 from __future__ import annotations
