@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,10 @@ Start here:
 
 Wherever an id is taken, so is your own YAML file: dse catalogue show dgx-a100 > mine.yaml
 """
+
+_UNIT_BEHIND = re.compile(
+    r"^\s*(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?P<space>\s*)(?P<unit>[A-Za-zµμ$%][^,:]*)$"
+)
 
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -79,7 +84,7 @@ def estimate(
     result = dse.estimate(model, cluster, strategy, devices=devices)
     summary = result.summary()
     if tokens is not None:
-        summary["run"] = {name: float(value) for name, value in result.run(tokens).items()}
+        summary["run"] = result.run(tokens)
     if out is not None:
         export(result, out)
     if as_json:
@@ -93,20 +98,15 @@ def estimate(
 
 
 def _print_run(run: dict[str, float]) -> None:
+    from dse.cost.money import RUN_UNITS
     from dse.units import engineering
 
-    shown = {
-        "run_steps": "1",
-        "run_time": "s",
-        "run_wall_time": "s",
-        "run_interruptions": "1",
-        "run_energy": "J",
-        "run_cost": "USD",
-        "run_carbon": "kg",
-    }
-    typer.echo("\nthe whole run")
-    for name, unit in shown.items():
-        typer.echo(f"  {name.removeprefix('run_').replace('_', ' '):<13} {engineering(run[name], unit)}")
+    text = {name: engineering(value, RUN_UNITS[name]) for name, value in run.items()}
+    steps, interruptions = f"{run['run_steps']:,.0f} steps", f"{run['run_interruptions']:.3g} interruptions"
+    typer.echo(f"\nthe whole run  {steps:<18} failures included ({interruptions})")
+    for name in ("time", "energy", "cost", "carbon"):
+        longer = "run_wall_time" if name == "time" else f"run_effective_{name}"
+        typer.echo(f"  {name:<12} {text[f'run_{name}']:<18} {text[longer]}")
 
 
 def parse_axis(text: str) -> Any:
@@ -122,8 +122,7 @@ def parse_axis(text: str) -> Any:
     path, equals, values = (part.strip() for part in text.partition("="))
     if not equals or not path or not values:
         raise SpecError([Fault("axis", repr(text[:80]), 'must be "path=v1,v2,..." or "path=start:stop:count unit"')])
-    last, _, unit = values.rpartition(" ")
-    body, unit = (last, unit) if last and not unit[:1].isdigit() and unit[:1] not in "-." else (values, "")
+    body, unit = _without_unit(values)
     if body.count(":") == 2:
         try:
             start, stop, count = body.split(":")
@@ -137,14 +136,27 @@ def parse_axis(text: str) -> Any:
             ) from None
     items = [item.strip() for item in body.split(",") if item.strip()]
     # Without a unit the text goes on as it is: a field with a dimension then asks for one.
-    return dse.axis(path, [_number(item) for item in items] if unit else items, unit=unit)
+    return dse.axis(path, [float(item) for item in items] if unit else items, unit=unit)
 
 
-def _number(text: str) -> float:
+def _without_unit(values: str) -> tuple[str, str]:
+    """Values and the unit behind the last one, which is that of all where all are numbers: ``40,80,160GB``."""
+    start = max(values.rfind(","), values.rfind(":")) + 1
+    match = _UNIT_BEHIND.match(values[start:])
+    others = [item for item in re.split("[,:]", values[: max(start - 1, 0)]) if item.strip()]
+    numbers = all(_is_number(item) for item in others) and not _is_number(values[start:])
+    # A word of its own such as 7b is a name: alone, a number and its unit are two words.
+    if match is None or not numbers or not (others or match["space"]):
+        return values, ""
+    return values[:start] + match["number"], match["unit"].strip()
+
+
+def _is_number(text: str) -> bool:
     try:
-        return float(text)
+        float(text)
     except ValueError:
-        raise SpecError([Fault("axis", repr(text[:40]), "must be a number where a unit follows")]) from None
+        return False
+    return True
 
 
 @app.command()
@@ -154,7 +166,7 @@ def best(
     devices: Annotated[int, typer.Option("--devices", help="Number of accelerators.", min=1)],
     global_batch: Annotated[int, typer.Option("--global-batch", help="Samples per step.", min=1)],
     objective: Annotated[
-        str, typer.Option(help="step_time, mfu, cost, energy, carbon, memory_bytes, ...")
+        str, typer.Option(help='step_time, mfu, cost, goodput, tco, "min power", "step_time@90%", ...')
     ] = "step_time",
     base: Annotated[str, typer.Option(help='Fixed strategy fields, e.g. "precision=fp8,overlap_tp=true".')] = "",
     option: Annotated[list[str] | None, typer.Option(help='Values to try: "tp=1,2,4", "recompute=none,full".')] = None,
@@ -187,16 +199,18 @@ def best(
     counts = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in result.counts.items())
     typer.echo(f"\ndesigns: {counts}")
     if top > 1:
-        _print_ranking(result, objective)
+        _print_ranking(result)
 
 
-def _print_ranking(result: Any, objective: str) -> None:
+def _print_ranking(result: Any) -> None:
+    from dse.explore.objectives import objective
     from dse.units import engineering
 
-    typer.echo(f"\nthe best {len(result.ranking)} by {objective}")
+    name, unit = result.objective, objective(result.objective).unit
+    typer.echo(f"\nthe best {len(result.ranking)} by {name}")
     for place, entry in enumerate(result.ranking, 1):
-        fields = ", ".join(f"{k}={str(v).lower()}" for k, v in entry.items() if k != objective)
-        typer.echo(f"  {place:>3}  {engineering(entry[objective], result.unit(objective)):>12}  {fields}")
+        fields = ", ".join(f"{k}={str(v).lower()}" for k, v in entry.items() if k != name)
+        typer.echo(f"  {place:>3}  {engineering(entry[name], unit):>12}  {fields}")
 
 
 @app.command()

@@ -158,6 +158,8 @@ def engineering(value: float, unit: str, digits: int = 4) -> str:
         whole = abs(value) < 1e15 and (value == int(value) or abs(value) >= 1e6)
         return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
     if unit == "USD":
+        if abs(value) >= 9999.995:  # $10,000 and more: cents would only be noise
+            return f"${value:,.0f}"
         return f"${value:,.2f}" if abs(value) >= 1 else f"${value:.{digits}g}"
     if unit == "s" and abs(value) >= 60:
         return _duration(value)

@@ -100,7 +100,8 @@ def test_inconsistent_clusters_are_refused(tmp_path):
 def test_a_run_takes_plain_and_short_token_counts():
     """15e12 and 15T are the same run; nothing and less are refused."""
     result = dse.estimate(*GPT, devices=1024)
-    assert result.run("15T")["run_time"].item() == result.run(15e12)["run_time"].item()
+    run = result.run("15T")
+    assert run == result.run(15e12) and all(type(value) is float for value in run.values())
     for wrong in ("-5", "0", "T", "many"):
         with pytest.raises(dse.SpecError, match="tokens"):
             result.run(wrong)
@@ -135,3 +136,54 @@ def test_categorical_axes_equal_single_estimates():
         assert result.at(attention=value, precision="bf16")["step_time"].item() == alone["step_time"].item()
         mixed = result["step_time"].sel(attention=value, precision="bf16").item()
         assert mixed == pytest.approx(alone["step_time"].item(), rel=1e-12)
+
+
+def test_what_a_run_costs_with_failures_goes_with_its_wall_time():
+    """Cost, energy and carbon grow as the time does; along axes each has its own unit, and equals the single design."""
+    space = dse.sweep(*GPT, dse.axis("tp", [4, 8]), devices=1024).run("300e9")
+    run = dse.estimate(*GPT, devices=1024).run("300e9")
+    longer = run["run_wall_time"] / run["run_time"]
+    for name in ("energy", "cost", "carbon"):
+        assert run[f"run_effective_{name}"] == pytest.approx(longer * run[f"run_{name}"]) and longer > 1
+    for name, value in run.items():
+        assert space[name].sel(tp=8).item() == pytest.approx(value, rel=1e-12)
+    units = {name: array.attrs["units"] for name, array in space.items()}
+    assert (units["run_interruptions"], units["run_steps"], units["run_effective_cost"]) == ("1", "1", "USD")
+
+
+@pytest.mark.parametrize(("name", "hint"), [("blocks", "not a number"), ("breakdown", "time.forward")])
+def test_quantities_that_are_not_numbers_say_so(name, hint):
+    """A table or list of the cost model is refused by name, with an entry to ask for."""
+    with pytest.raises(dse.SpecError, match=hint):
+        dse.estimate(*GPT, devices=1024)[name]
+
+
+def test_an_estimate_shows_goodput_and_cost_of_ownership():
+    """Text and summary hold what the design is worth in a long run, and over the life of the cluster."""
+    result = dse.estimate(*GPT, devices=1024)
+    text, summary = repr(result), result.summary()
+    assert "goodput" in text and "TCO" in text and "over 4 years" in text
+    assert summary["effective_tokens_per_s"] == pytest.approx(summary["tokens_per_s"] * summary["goodput"])
+    assert summary["tco_usd"] == result["tco"].item() == result.number("tco")
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "wrong"), [("cluster.node.devices", [8, 7], "7"), ("cluster.network.intra.size", [8, 12], "12")]
+)
+def test_axes_keep_nodes_and_network_nested(path, values, wrong):
+    """What a cluster refuses in a file it refuses on an axis, by the value; what fits is priced."""
+    with pytest.raises(dse.SpecError, match=f"axis {path} = {wrong}: .*does not nest"):
+        dse.sweep(*GPT, dse.axis(path, values), devices=1024)
+    sizes = dse.axis("cluster.node.devices", [4, 8]), dse.axis("cluster.network.intra.size", [8, 16])
+    assert dse.sweep(*GPT, *sizes, devices=1024)["step_time"].size == 2
+    with pytest.raises(dse.SpecError, match="= 3, 8: "):
+        dse.sweep(*GPT, dse.axis("cluster.node.devices", [3]), dse.axis("cluster.network.intra.size", [3, 8]))
+
+
+def test_vector_peaks_fall_back_on_matrix_peaks_along_axes():
+    """An accelerator without vector peaks uses its matrix peak, on an axis as in a single design."""
+    cluster = dse.load_cluster("dgx-a100")
+    bare = cluster.accelerator.replace(vector={})
+    cluster = cluster.replace(node={**cluster.node.model_dump(), "accelerator": bare.model_dump()})
+    peaks = dse.axis("cluster.accelerator.matrix.bf16", [200, 312], unit="TFLOP/s")
+    assert dse.sweep(GPT[0], cluster, GPT[2], peaks, devices=1024)["vector_peak"].values.tolist() == [2e14, 3.12e14]

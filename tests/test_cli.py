@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dse.cli import parse_axis
+
 STRATEGY = "tp=8,pp=8,dp=16,micro_batch=1,global_batch=1536,recompute=selective,sequence_parallel=true,zero_stage=1"
 
 
@@ -44,6 +46,7 @@ def test_text_estimate_run_and_explain():
     common = ("estimate", "--model", "gpt3-175b", "--cluster", "dgx-a100", "--devices", "1024", "--strategy", STRATEGY)
     text = run(*common, "--tokens", "300e9").stdout
     assert "step time" in text and "the whole run" in text and "days" in text
+    assert "failures included" in text and "goodput" in text and "TCO" in text
     tree = run(*common, "--explain", "bubble").stdout
     assert "mean_stage_time" in tree and "Narayanan" in tree
 
@@ -87,6 +90,35 @@ def test_best_reports_what_it_evaluated():
     found = json.loads(done.stdout)
     assert found["evaluated"] > 1000 and found["feasible"] is True
     assert found["step_time_s"] == pytest.approx(found["ranking"][0]["step_time"])
+
+
+@pytest.mark.parametrize("objective", ["min power", "P(step_time <= 4 s)"])
+def test_best_takes_any_objective(objective):
+    """Every objective of a search is one of ``dse best``, and the ranking is by it."""
+    done = run("best", "--model", "llama3-8b", "--cluster", "dgx-h100", "--devices", "16", "--global-batch", "64",
+               "--objective", objective)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"the best 5 by {objective}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "unit"),
+    [
+        ("cluster.memory.capacity=40,80,160GB", (40.0, 80.0, 160.0), "GB"),
+        ("cluster.memory.capacity=40, 80, 160 GB", (40.0, 80.0, 160.0), "GB"),
+        ("cluster.network.inter.bandwidth=25:100:4GB/s", (25.0, 50.0, 75.0, 100.0), "GB/s"),
+        ("cluster.network.inter.bandwidth=1e10,2e10B/s", (1e10, 2e10), "B/s"),
+        ("cluster.memory.capacity=40GB,80 GB", ("40GB", "80 GB"), ""),
+        ("tp=1, 2, 4", ("1", "2", "4"), ""),
+        ("recompute=none, full", ("none", "full"), ""),
+        ("cluster=dgx-a100,dgx-h100", ("dgx-a100", "dgx-h100"), ""),
+        ("overlap_efficiency=0.5,1e-1", ("0.5", "1e-1"), ""),
+    ],
+)
+def test_axes_are_read_with_and_without_spaces(text, values, unit):
+    """The unit behind the last number is that of all; names and numbers without a unit stay text."""
+    found = parse_axis(text)
+    assert (found.values, found.unit) == (values, unit)
 
 
 def test_best_without_a_feasible_design_says_what_is_lacking():

@@ -14,12 +14,13 @@ from hypothesis.extra import numpy as hnp
 
 import dse
 from dse.cost.graph import Quantity
-from dse.errors import InfeasibleDesign
+from dse.errors import InfeasibleDesign, SpecError
 from dse.explore import boxes, exhaustive
 from dse.explore.best import OBJECTIVES, Found, Space, enumerate_space, strategy_space
 from dse.explore.bounds import relaxed
 from dse.explore.boxes import count_true, cover, mask_at
 from dse.explore.evaluate import feasible, violations
+from dse.explore.objectives import DIRECTIONS, objective
 from dse.space.symmetry import canonical
 from dse.spec.catalogue import ids
 
@@ -68,8 +69,8 @@ def outcome(found: Found) -> dict[str, Any]:
 def test_pruning_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same designs, same values bit for bit, same order, same counts: pruned or not, in blocks and boxes of any size."""
     space, generator = random_space(seed), random.Random(seed)
-    objective, top = generator.choice(list(OBJECTIVES)), generator.choice([1, 3, 40])
-    plain = enumerate_space(space, objective, top=top, prune=False)
+    goal, top = generator.choice(list(OBJECTIVES)), generator.choice([1, 3, 40])
+    plain = enumerate_space(space, goal, top=top, prune=False)
     assert plain.bounded == 0
     for block, survey, call in (
         (exhaustive.BLOCK, exhaustive.SURVEY, boxes.CALL),
@@ -81,7 +82,7 @@ def test_pruning_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(exhaustive, "BLOCK", block)
         monkeypatch.setattr(exhaustive, "SURVEY", survey)
         monkeypatch.setattr(boxes, "CALL", call)
-        pruned = enumerate_space(space, objective, top=top, prune=True)
+        pruned = enumerate_space(space, goal, top=top, prune=True)
         assert outcome(pruned) == outcome(plain)
         assert 0 <= pruned.bounded <= max(pruned.distinct - top, 0)
 
@@ -113,16 +114,16 @@ def test_ranking_is_that_of_all_designs(seed: int) -> None:
     assert (found.legal, found.feasible) == (np.count_nonzero(legal), np.count_nonzero(allowed))
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("goal", OBJECTIVES)
 @pytest.mark.parametrize("seed", range(200, 210))
-def test_bounds_bound_every_design(seed: int, objective: str) -> None:
+def test_bounds_bound_every_design(seed: int, goal: str) -> None:
     """No design of a space, feasible or not, is better than its bound."""
     space = random_space(seed)
     loose = relaxed(space)
     assert loose is not None
-    bound, value = loose.evaluate(whole(space))[objective], space.evaluate(whole(space))[objective]
+    bound, value = loose.evaluate(whole(space))[goal], space.evaluate(whole(space))[goal]
     slack = 1 + exhaustive.SLACK
-    assert np.all(bound <= value * slack if OBJECTIVES[objective] else value <= bound * slack)
+    assert np.all(bound <= value * slack if OBJECTIVES[goal] else value <= bound * slack)
 
 
 @pytest.mark.parametrize("cluster", sorted(ids("cluster")))
@@ -141,6 +142,42 @@ def test_bounds_hold_on_every_cluster(cluster: str) -> None:
     flops = (exact["model_flops"] - 2 * attention) / exact["devices"]
     shortest = flops / np.maximum(exact["matrix_peak"], exact["vector_peak"])
     assert np.all(np.where(legal, bound["step_time"], np.inf) >= shortest)
+
+
+PRUNED = ("goodput", "min power", "step_time@90%", "max step_time", "min bubble", "P(step_time <= 12 s)")
+PLAIN = tuple(name for name in DIRECTIONS if name != "silicon_area")
+
+
+@pytest.mark.parametrize("goal", PRUNED)
+def test_any_objective_is_pruned_exactly(goal: str) -> None:
+    """By objectives without a proved bound, or against its direction, the funnel finds what timing everything finds."""
+    space = random_space(300)
+    pruned = enumerate_space(space, goal, top=3, prune=True)
+    assert outcome(pruned) == outcome(enumerate_space(space, goal, top=3, prune=False))
+    assert pruned.bounded == 0 and pruned.best
+
+
+@pytest.mark.parametrize("seed", [300, 302])
+def test_alike_designs_are_alike_by_every_objective(seed: int) -> None:
+    """The best value of all feasible designs, in either direction, is also that of those that are not like another."""
+    space = random_space(seed)
+    evaluation = space.evaluate(whole(space))
+    allowed = np.broadcast_to(feasible(violations(evaluation)), space.shape)
+    for name in (*PLAIN, "step_time@90%", "mean cost", "P(step_time <= 12 s)", "max data_parallel"):
+        one = objective(name)
+        for goal in [dataclasses.replace(one, less=less) for less in (True, False)] if one.risk == "point" else [one]:
+            values = goal.sign * np.broadcast_to(goal.value(evaluation), space.shape)[allowed]
+            found = enumerate_space(space, goal, prune=False)
+            assert found.best[0][0] == pytest.approx(goal.sign * values.min(), rel=1e-12), name
+
+
+def test_objectives_that_are_not_numbers_are_refused() -> None:
+    """A table of the cost model, and a quantity without a direction, are no objectives."""
+    for wrong in ("min breakdown", "bubble", "speed"):
+        with pytest.raises(SpecError, match="objective"):
+            dse.best("llama3-8b", "dgx-h100", devices=8, global_batch=8, objective=wrong)
+    found = dse.best("llama3-8b", "dgx-h100", devices=8, global_batch=64, objective="goodput")
+    assert found.ranking[0]["goodput"] == found["goodput"].item()
 
 
 def test_nothing_is_proved_of_foreign_equations() -> None:

@@ -343,3 +343,12 @@ def test_switches_mean_the_same_in_any_yaml(text: str, wanted: bool, head: str) 
     """A switch written yes, on or true is on, whatever YAML version the file declares."""
     data, _ = read_yaml("s.yaml", f"{head}global_batch: 8\nsequence_parallel: {text}\n")
     assert Strategy.parse(data).sequence_parallel is wanted
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(19835641.2, "$19,835,641"), (1e4, "$10,000"), (9999.994, "$9,999.99"), (5.911, "$5.91"), (0.0123456, "$0.01235")],
+)
+def test_large_sums_have_no_cents(value, text):
+    """From $10,000 on money is shown in whole dollars."""
+    assert units.engineering(value, "USD") == text

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -99,7 +101,7 @@ def test_the_report_needs_nothing_else_and_escapes(table):
     """One page: best designs, rules, inputs, provenance and figures; titles are text, not markup."""
     page = table.report("<script>alert(1)</script>")
     assert "<script>alert(1)" not in page
-    for wanted in ("Best by step_time", "memory_fits", "cluster.network.inter.bandwidth", table.manifest["sha256"]):
+    for wanted in ("Best by step time", "memory_fits", "cluster.network.inter.bandwidth", table.manifest["sha256"]):
         assert wanted in page
     assert 'src="http' not in page and "<link" not in page
     assert page.count("plotly-graph-div") >= 2
@@ -111,7 +113,11 @@ def test_the_report_needs_nothing_else_and_escapes(table):
         ("t.doc", {}, "must end in"),
         ("t.csv", {"columns": ["speed"]}, "speed"),
         ("t.csv", {"where": "speed > 1"}, "speed"),
-        ("t.md", {"order_by": "speed"}, "speed"),
+        ("t.md", {"order_by": "speed"}, r"order_by = speed: speed is not a column of the table; they are .*step_time"),
+        ("t.csv", {"where": "tp > 1; drop view designs"}, "one SQL expression"),
+        ("t.csv", {"where": "tp > 1 -- and"}, "one SQL expression"),
+        ("t.csv", {"where": "tp > 1) or (tp < 2"}, "where"),
+        ("t.csv", {"where": "tp >"}, "where = tp >: syntax error"),
     ],
 )
 def test_wrong_exports_are_refused(table, tmp_path, name, options, wanted):
@@ -119,6 +125,53 @@ def test_wrong_exports_are_refused(table, tmp_path, name, options, wanted):
     with pytest.raises(SpecError, match=wanted):
         table.export(tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_semicolons_in_text_are_text(table, tmp_path):
+    """The rules of a design are separated by semicolons: a condition may name them."""
+    path = table.export(tmp_path / "t.csv", where="reasons like '%; %' and tp >= 1 or false", columns=["reasons"])
+    frame = table.to_dataframe()
+    assert len(pd.read_csv(path)) == frame["reasons"].str.contains("; ").sum() > 0
+
+
+@pytest.mark.parametrize(
+    "call", [lambda t, to: t.query("select min(step_time) from designs"), lambda t, to: t.export(to)]
+)
+def test_a_torn_part_is_named_with_the_way_out(tmp_path, call):
+    """A query or an export that meets a torn part says which, and how to get it back."""
+    found = small(tmp_path / "out")
+    path = Path(found.files[3])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StudyError, match=rf"{path.name} is torn or damaged: 'dse resume .*' computes it again"):
+        call(found, tmp_path / "x.csv")
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_queries_in_a_notebook_without_widgets(table, monkeypatch):
+    """DuckDB refuses to set its progress bar in a kernel where ipywidgets is missing: queries do without."""
+    import __main__
+
+    shell = SimpleNamespace(config={"IPKernelApp": {}}, kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.delattr(__main__, "__file__", raising=False)
+    assert table.query("select count(*) as n from designs")["n"].item() == table.rows
+
+
+def test_the_report_has_one_table_of_the_best(table):
+    """Figures come first, then the best by the first objective, and a line for each of the others; cells have units."""
+    page = table.report()
+    assert page.index("plotly-graph-div") < page.index("Best by step time") < page.index("Best by others")
+    assert page.count("<h2>Best by") == 2
+    assert " GB</td>" in page and "/s</td>" in page and "%</td>" in page
+
+
+def test_data_parallelism_is_a_column(tmp_path):
+    """``dp`` is the quotient of the devices by the other degrees, unless it is an axis."""
+    frame = small(tmp_path / "a").to_dataframe()
+    assert list(frame["dp [1]"]) == list(512 / (frame["tp [1]"].astype(int) * frame["pp [1]"].astype(int)))
+    plan = plan_of(MODEL, CLUSTER, STRATEGY, dse.axis("dp", [8, 16]))
+    assert "dp" not in [c.name for c in plan.columns]
 
 
 def test_damage_is_found(tmp_path):
@@ -165,6 +218,40 @@ def test_commands_stream_resume_and_export(dse_cli, tmp_path):
     assert "12 designs" in dse_cli(*COMMON, *axes, "--out", out, "--columns", "step_time,mfu").stdout
 
 
+def test_the_best_design_is_printed_with_units(dse_cli, tmp_path):
+    """What a sweep prints at its end: the design with its data parallelism, and the numbers with their units."""
+    axes = ("--axis", "tp=4,8", "--axis", "pp=8", "--axis", "cluster.network.inter.bandwidth=10:50:3GB/s")
+    text = dse_cli(*COMMON, *axes, "--out", tmp_path / "out").stdout
+    assert "best by step_time: tp = 4, pp = 8, cluster.network.inter.bandwidth = 50 GB/s, dp = 16\n" in text
+    numbers = text.splitlines()[-1]
+    assert "[" not in numbers and " GB, " in numbers and "%" in numbers and "reasons" not in numbers
+
+
+@pytest.mark.parametrize("command", ["sweep", "resume"])
+def test_interrupted_sweeps_say_how_to_go_on(dse_cli, tmp_path, monkeypatch, command):
+    """Ctrl-C ends with exit code 130 and the command that goes on; what was done is kept."""
+    from dse.explore.stream import run
+
+    out, original, calls = tmp_path / "out", run.part_bytes, []
+    small(out)
+    next(out.glob("part-000003-*")).unlink()
+
+    def interrupted(plan, number, after):
+        calls.append(number)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "part_bytes", interrupted)
+    if command == "sweep":
+        out = tmp_path / "other"
+        done = dse_cli(*COMMON, "--axis", "tp=4,8", "--out", out)
+    else:
+        done = dse_cli("resume", out)
+    assert done.exit_code == 130 and calls
+    assert f"interrupted: what is done is kept; 'dse resume {out}' goes on" in done.stderr
+    monkeypatch.setattr(run, "part_bytes", original)
+    assert dse_cli("resume", out).exit_code == 0
+
+
 def test_dry_run_counts_and_writes_nothing(dse_cli, tmp_path):
     """The forecast knows the designs exactly and the bytes about; no folder appears."""
     command = ("sweep", "--model", MODEL, "--cluster", CLUSTER, "--devices", "512", "--global-batch", "512",
@@ -181,6 +268,11 @@ def test_dry_run_counts_and_writes_nothing(dse_cli, tmp_path):
     ("arguments", "wanted"),
     [
         ((*COMMON, "--axis", "tp=1,2", "--workers", "2"), "folder"),
+        ((*COMMON, "--axis", "zero_stage=1,2"), "strategy gives zero_stage=1 too; name it once"),
+        (
+            (*COMMON, "--axis", "tp=1,2", "--out", "DIR", "--workers", "2", "--scheduler", "tcp://127.0.0.1:9"),
+            "exclude",
+        ),
         ((*COMMON,), "--all-strategies"),
         ((*COMMON, "--axis", "tp=1,2", "--out", "DIR", "--columns", "speed"), "speed"),
         ((*COMMON, "--axis", "tp=1,2", "--out", "DIR", "--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler"),

@@ -12,6 +12,8 @@ import numpy as np
 from dse.errors import Fault, InfeasibleDesign, SpecError
 from dse.explore.evaluate import RULES, bind_axes, feasible, load_specs, own_quantities, violations
 from dse.explore.exhaustive import OBJECTIVES, Found, Space, enumerate_space
+from dse.explore.objectives import DIRECTIONS, Objective
+from dse.explore.objectives import objective as read_objective
 from dse.explore.result import Result
 from dse.space import rules
 from dse.space.enumerate import strategy_axes
@@ -106,7 +108,7 @@ def best(
     *,
     devices: int,
     global_batch: int,
-    objective: str = "step_time",
+    objective: str | Objective = "step_time",
     top: int = 5,
     base: Any = None,
     options: Mapping[str, Sequence[Any]] | None = None,
@@ -125,8 +127,9 @@ def best(
         model, cluster: as for :func:`dse.estimate`.
         devices: number of accelerators; data parallelism follows from the other degrees.
         global_batch: samples per step.
-        objective: ``step_time``, ``tokens_per_s``, ``mfu``, ``cost``, ``energy``, ``carbon``, ``memory_bytes``,
-            ``tokens_per_dollar`` or ``tokens_per_joule``.
+        objective: as in :mod:`dse.explore.objectives`: ``step_time``, ``mfu``, ``cost``, ``goodput``, ``tco``,
+            ``min power``, ``step_time@90%``, ``P(step_time <= 12 s)``, ... Bounds are proved for step time, throughput,
+            MFU, cost, energy, carbon, memory and tokens per dollar and joule; by others all that fits is ranked.
         top: how many distinct strategies to keep in ``ranking``.
         base: strategy fields that stay fixed (precision, attention, overlap, ...).
         options: values to try for any strategy field, instead of the defaults.
@@ -137,13 +140,13 @@ def best(
         SpecError: with every fault of the inputs.
         InfeasibleDesign: no strategy satisfies the rules; names the rules that fail.
     """
-    if objective not in OBJECTIVES:
-        raise SpecError([Fault("objective", repr(objective)[:40], f"must be one of {', '.join(OBJECTIVES)}")])
+    goal = _objective(objective)
     if not isinstance(top, int) or not 1 <= top <= 10_000:
         raise SpecError([Fault("top", repr(top)[:40], "must be a whole number from 1 to 10,000")])
     space = strategy_space(model, cluster, devices=devices, global_batch=global_batch, base=base, options=options)
     space = dataclasses.replace(space, replace=own_quantities(replace))
-    found = enumerate_space(space, objective, top=top, workers=workers)
+    _check_number(goal, space)
+    found = enumerate_space(space, goal, top=top, workers=workers)
     if not found.best:
         raise InfeasibleDesign(_why_none(space))
     chosen = space.strategy_at(found.best[0][1])
@@ -152,9 +155,33 @@ def best(
     fixed = {name: getattr(specs["strategy"], name) for name in _base_strategy(base)}
     replicas = int(result.cells[0].evaluation["data_parallel"])
     result.strategy = {**fixed, **chosen, "dp": replicas, "global_batch": global_batch}
-    result.counts, result.objective = found.counts(), objective
-    result.ranking = [{objective: value, **space.strategy_at(index)} for value, index in found.best]
+    result.counts, result.objective = found.counts(), str(goal)
+    result.ranking = [{str(goal): value, **space.strategy_at(index)} for value, index in found.best]
     return result
+
+
+def _objective(text: Any) -> Objective:
+    """Read an objective; where there is none of that name, the usual ones are listed."""
+    try:
+        return read_objective(text)
+    except SpecError as error:
+        if not any("not a quantity" in fault.rule for fault in error.faults):
+            raise
+        usual = f"usual ones are {', '.join(DIRECTIONS)}"
+        raise SpecError(
+            [Fault("objective", repr(str(text))[:60], f"{f.rule}; {usual}") for f in error.faults]
+        ) from None
+
+
+def _check_number(goal: Objective, space: Space) -> None:
+    """The objective must be one number a design.
+
+    Raises:
+        SpecError: it is not.
+    """
+    value = goal.value(space.evaluate([slice(0, 1)] * len(space.axes)))
+    if np.asarray(value).dtype.kind not in "fiub":
+        raise SpecError([Fault("objective", repr(goal.text)[:60], "is not one number a design")])
 
 
 def _why_none(space: Space) -> str:

@@ -37,11 +37,12 @@ def interval(result: Result, level: float = 0.9, quantity: str = "step_time") ->
     if quantity not in (*FROM_TIME, "memory_bytes"):
         options = ", ".join((*FROM_TIME, "memory_bytes"))
         raise SpecError([Fault("quantity", repr(quantity)[:60], f"has no interval; those with one are {options}")])
-    value = result[quantity]
+    value = result[quantity] if result.axes else result.number(quantity)
     if quantity == "memory_bytes":
         half: Any = memory_half_width(level)
     else:
-        half = result.wrapped("half_width", [_half_width(cell, level) for cell in result.cells])
+        halves = [_half_width(cell, level) for cell in result.cells]
+        half = result.wrapped("half_width", halves) if result.axes else float(halves[0])
     reasons = () if result.axes else beyond(describe(result))
     low, high = value * np.exp(-half), value * np.exp(half)
     if not result.axes:

@@ -108,7 +108,33 @@ def bind_axes(specs: Mapping[str, Spec], axes: Sequence[Axis], devices: Any = No
     for collection, what in ((places, "field"), (names, "name")):
         if len(set(collection)) < len(collection):
             raise SpecError([Fault("axes", ", ".join(names)[:200], f"two axes share one {what}")])
+    _check_nesting(specs, bound)
     return bound
+
+
+NESTING = frozenset({"node", "network", "devices", "size", "sizing", "dimensions"})  # fields that must fit each other
+
+
+def _check_nesting(specs: Mapping[str, Spec], bound: Sequence[BoundAxis]) -> None:
+    """Fields of nodes and networks are checked one by one when they are bound; here each whole cluster is.
+
+    Raises:
+        SpecError: values whose nodes do not nest with the network; the fault names the axes and the values.
+    """
+    fields = [b for b in bound if b.place.root == "cluster" and len(b.place.steps) > 1 and b.place.field in NESTING]
+    if not fields:
+        return
+    wholes = [b for b in bound if b.place.root == "cluster" and not b.place.steps]
+    for cluster in wholes[0].values if wholes else (specs["cluster"],):
+        for chosen in product(*(b.values for b in fields)):
+            changed = cluster
+            for b, value in zip(fields, chosen, strict=True):
+                changed = with_value(changed, b.place.steps, value)
+            try:
+                type(changed).parse({name: getattr(changed, name) for name in type(changed).model_fields})
+            except SpecError as error:
+                names, values = ", ".join(b.axis.path for b in fields), ", ".join(map(str, chosen))
+                raise SpecError([Fault(f"axis {names}", values, fault.rule) for fault in error.faults]) from None
 
 
 def cells(

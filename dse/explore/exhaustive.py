@@ -24,6 +24,8 @@ from dse.cost.graph import Evaluation, Graph, Quantity
 from dse.explore.bounds import relaxed
 from dse.explore.boxes import Box, count_true, cover, mask_at, narrow, tiles
 from dse.explore.evaluate import RULES, BoundAxis, feasible, price, violations
+from dse.explore.objectives import DIRECTIONS, Objective
+from dse.explore.objectives import objective as read_objective
 from dse.space.axes import with_value
 from dse.space.symmetry import representatives
 
@@ -31,7 +33,7 @@ BLOCK = 1 << 20  # designs evaluated at once: few enough for memory, many enough
 SURVEY = 1 << 18  # cells of the survey at once: their arrays fit the cache
 SMALL = 1 << 20  # designs up to which a plain evaluation is quicker than the steps of the funnel
 SLACK = 1e-9  # relative room for rounding between a bound and the value that it bounds
-# Objectives: quantity and whether less is better.
+# Quantities with a proved bound (see ``dse.explore.bounds``), and whether less is better.
 OBJECTIVES = {
     "step_time": True,
     "tokens_per_s": False,
@@ -136,7 +138,7 @@ class Part:
 
 
 def enumerate_space(
-    space: Space, objective: str, *, top: int = 1, workers: int | None = None, prune: bool | None = None
+    space: Space, objective: str | Objective, *, top: int = 1, workers: int | None = None, prune: bool | None = None
 ) -> Found:
     """The ``top`` feasible designs of a space that are distinct, out of all designs.
 
@@ -144,11 +146,13 @@ def enumerate_space(
     axes' order stands for all. The outcome does not depend on ``workers``.
 
     Args:
+        objective: any of :mod:`dse.explore.objectives`. Bounds are proved for the predictions of ``OBJECTIVES``; by
+            others all that fits in memory is ranked. Designs count as alike where the objective is of ``DIRECTIONS``.
         workers: threads; by default one a core, or one for a pruned search, whose arrays are too small for more.
         prune: False times every feasible design; by default spaces of up to a million designs are timed at
             once, and larger ones pruned. The best designs and the counts (but ``bounded`` and ``timed``) are the same.
     """
-    search = _Search(space, objective, top)
+    search = _Search(space, read_objective(objective), top)
     prune = space.size > SMALL if prune is None else prune
     workers = workers or (1 if prune else min(_cores(), 8))
     if workers == 1 or (space.size <= BLOCK and not prune):
@@ -165,14 +169,18 @@ def _cores() -> int:
 class _Search:
     """One enumeration: what does not change while it runs, and what has been found."""
 
-    def __init__(self, space: Space, objective: str, top: int) -> None:
+    def __init__(self, space: Space, objective: Objective, top: int) -> None:
         self.space, self.objective, self.top = space, objective, top
-        self.sign = 1.0 if OBJECTIVES[objective] else -1.0
+        self.sign = objective.sign
         self.found = Found(evaluated=space.size)
         self.loose = relaxed(space)
+        # Bounds are proved of predictions in their own direction: none says how long a step takes at most.
+        proved = OBJECTIVES.get(objective.name) is objective.less and objective.risk == "point"
+        self.bounded = self.loose is not None and proved
         self.whole = tuple(np.arange(length) for length in space.shape)
         self.alike: list[np.ndarray] = []
-        if self.loose is not None:  # alike by the cost model's own equations
+        # Alike by the cost model's own equations, in whatever has to do with performance, money and room.
+        if self.loose is not None and objective.name in DIRECTIONS:
             fields = [(str(b.place.steps[-1]) if b.place.root == "strategy" else "", b.values) for b in space.axes]
             self.alike = representatives(fields, space.evaluate(self.whole).__getitem__)
 
@@ -218,7 +226,7 @@ class _Search:
     def _free_axes(self) -> set[int]:
         """Axes of strategy fields that neither the rules nor the bound depend on."""
         space = self.loose or self.space
-        goals = (*RULES, self.objective) if self.loose else RULES
+        goals = (*RULES, self.objective.name) if self.bounded else RULES
         read = _reads(space.evaluate([slice(0, 1)] * len(space.axes)).graph, goals)
         return {
             i
@@ -241,7 +249,7 @@ class _Search:
         fits = self._array(feasible(violations(evaluation)))
         if not np.any(fits):
             return None
-        bound = self._array(self.sign * evaluation[self.objective] if self.loose else -np.inf)
+        bound = self._array(self.sign * self.objective.value(evaluation) if self.bounded else -np.inf)
         least = float(np.min(np.where(fits, bound, np.inf)))
         return Part(box, fits, bound, least)
 
@@ -337,7 +345,7 @@ class _Search:
         mask: Any = True
         for part in sorted(allowed, key=np.size):
             mask = np.logical_and(mask, part)
-        value = evaluation[self.objective]
+        value = self.objective.value(evaluation)
         score = np.where(mask, value if self.sign > 0 else -value, np.inf)
         flat = np.broadcast_to(score, shape).ravel()
         kept = min(self.top, flat.size)

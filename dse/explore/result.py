@@ -29,7 +29,6 @@ from dse.explore.tables import ALL_TABLES, HEADLINES, TABLES
 from dse.space import rules
 from dse.space.axes import with_value
 from dse.spec.base import Spec
-from dse.units import UnitError, parse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,14 +69,37 @@ class Result:
     # -- quantities as arrays ----------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> xr.DataArray:
-        """Any quantity of the cost model by name, or one entry of a table as ``time.forward``."""
+        """Any quantity of the cost model by name, or one entry of a table as ``time.forward``.
+
+        Raises:
+            SpecError: no such quantity, or one that is not a number.
+        """
+        return self._wrap(name, self._combine(self._values(name)))
+
+    def number(self, name: str) -> Any:
+        """A quantity of a single design as a plain number (or text, or a truth value).
+
+        Raises:
+            SpecError: as for a quantity by name, or the result has axes.
+        """
+        if self.axes:
+            raise SpecError([Fault("quantity", repr(name)[:60], "is of one design; choose one with .at(...)")])
+        return np.asarray(self._values(name)[0]).item()
+
+    def _values(self, name: str) -> list[Any]:
+        """A quantity or entry of a table in each cell."""
         table, _, entry = name.partition(".")
         if entry and table in ALL_TABLES:
-            return self._wrap(name, self._combine([_entry(c, ALL_TABLES[table], entry) for c in self._cells]))
+            return [_entry(c, ALL_TABLES[table], entry) for c in self._cells]
         if name == "feasible":
-            return self._wrap(name, self._combine([feasible(violations(c.evaluation)) for c in self._cells]))
+            return [feasible(violations(c.evaluation)) for c in self._cells]
         self._require(name)
-        return self._wrap(name, self._combine([c.evaluation[name] for c in self._cells]))
+        values = [c.evaluation[name] for c in self._cells]
+        if any(not isinstance(v, np.ndarray | np.generic | float | int | str) for v in values):
+            tables = [t for t, quantity in ALL_TABLES.items() if quantity == name]
+            hint = f": name an entry, such as {tables[0]}.{next(iter(values[0]))}" if tables else ""
+            raise SpecError([Fault("quantity", repr(name)[:60], f"is not a number{hint}")])
+        return values
 
     def _require(self, name: str) -> None:
         import difflib
@@ -163,9 +185,12 @@ class Result:
         if not names:
             raise SpecError([Fault("table", repr(table)[:40], f"must be one of {', '.join(ALL_TABLES)}")])
         if not self.axes:
-            values = {name.partition(".")[2]: float(self[name]) for name in names}
-            return pd.Series(values, name=f"{table} [{self.unit(names[0])}]")
+            return pd.Series(self.terms(table), name=f"{table} [{self.unit(names[0])}]")
         return self._rows(names).rename(columns={name: f"{name} [{self.unit(name)}]" for name in names})
+
+    def terms(self, table: str) -> dict[str, float]:
+        """Terms of a breakdown of a single design."""
+        return {n.partition(".")[2]: float(self.number(n)) for n in self._entries({table: ALL_TABLES[table]})}
 
     def _rows(self, names: list[str]) -> pd.DataFrame:
         """Some variables of the data set with a row a design, also along axes that none of them depends on."""
@@ -195,7 +220,7 @@ class Result:
             order = [b.name for b in self.axes]
             frame = self._rows(names).reset_index()[[*order, *names]]
         else:
-            frame = pd.DataFrame([{name: self[name].item() for name in names}])
+            frame = pd.DataFrame([{name: self.number(name) for name in names}])
         margins = [(rule, self._wrap(rule, self._combine([c.evaluation[rule] for c in self._cells]))) for rule in RULES]
         frame["reasons"] = reason_column(margins, self.axes, len(frame))
         headers = {b.name: _header(b.name, b.unit) for b in self.axes if b.unit}
@@ -241,7 +266,7 @@ class Result:
     @property
     def is_feasible(self) -> bool:
         """Does the single design satisfy every rule?"""
-        return bool(self["feasible"].all())
+        return bool(np.all([np.all(margins) for margins in self._values("feasible")]))
 
     def reasons(self, **point: Any) -> list[dict[str, Any]]:
         """Why a design is infeasible: rule, margin, unit and the sentence with the design's numbers. Empty if it is."""
@@ -303,22 +328,18 @@ class Result:
         return calibration.active().id
 
     def run(self, tokens: Any) -> dict[str, Any]:
-        """Steps, time, energy, cost and carbon of training on ``tokens`` tokens (or samples)."""
-        from dse.cost.money import run_totals
+        """Steps, time, energy, cost and carbon of training on ``tokens`` tokens (or samples).
 
-        try:
-            text = str(tokens).strip()
-            scale = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1:], 1.0)
-            amount = scale * parse(text[:-1] if scale > 1 else text, "1")
-        except UnitError as error:
-            raise SpecError([Fault("tokens", repr(tokens)[:40], str(error))]) from None
-        if not 0 < amount <= 1e18:
-            raise SpecError(
-                [Fault("tokens", repr(tokens)[:40], "must be above 0 and at most 1e18 (such as 15e12 or 15T)")]
-            )
-        per_step = self["tokens_per_s"] * self["step_time"]
-        return run_totals(self["step_time"], self["energy"], self["cost"], self["carbon"], per_step, amount,
-                          self["goodput"], self["interruption_rate"])  # fmt: skip
+        Returns:
+            Plain numbers of a single design, else arrays on the axes with their units (see
+            :func:`dse.cost.money.run_totals`): without failures, and as ``run_wall_time`` and ``run_effective_*`` with.
+
+        Raises:
+            SpecError: ``tokens`` is not a number above 0 and up to 1e18.
+        """
+        from dse.explore.summary import run
+
+        return run(self, tokens)
 
     def export(self, path: str | Path) -> Path:
         """Write the table: .csv, .parquet, .xlsx, .tex or .md, with a manifest beside it (see dse.study.export)."""
@@ -328,34 +349,9 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers of a single design, as the CLI prints them with ``--json``."""
-        if self.axes:
-            raise SpecError("a summary is of one design; choose one with .at(...)")
-        value = {name: self[name].item() for name in HEADLINES}
-        from dse.explore.confidence import nearest_records
+        from dse.explore.summary import summary
 
-        interval = self.interval()
-        return {
-            "step_time_s": value["step_time"],
-            "interval_90_s": [interval.low, interval.high],
-            "extrapolating": list(interval.reasons),
-            "calibration": self.calibration,
-            "nearest_runs": nearest_records(self),
-            "tokens_per_s": value["tokens_per_s"],
-            "mfu": value["mfu"],
-            "hfu": value["hfu"],
-            "memory_bytes": value["memory_bytes"],
-            "feasible": self.is_feasible,
-            "reasons": self.reasons(),
-            "breakdown_s": dict(self.breakdown("time").items()),
-            "memory_breakdown_bytes": dict(self.breakdown("memory").items()),
-            "energy_j": value["energy"],
-            "energy_breakdown_j": dict(self.breakdown("energy").items()),
-            "power_w": value["power"],
-            "cost_usd": value["cost"],
-            "carbon_kg": value["carbon"],
-            "tokens_per_usd": value["tokens_per_dollar"],
-            "tokens_per_j": value["tokens_per_joule"],
-        }
+        return summary(self)
 
     def _repr_html_(self) -> str:
         from dse.view.tables import result_html

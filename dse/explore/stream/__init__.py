@@ -43,7 +43,7 @@ def stream(
         model, cluster, strategy, axes, devices, replace: as for :func:`dse.sweep`.
         out: the folder.
         all_strategies: add the axes of the strategy space behind ``axes``; fields that ``strategy`` states stay fixed.
-        columns: quantities, entries (``time.forward``) and margins of rules (``margin.memory_fits``).
+        columns: quantities, entries (``time.forward``), margins of rules (``margin.memory_fits``), and ``dp``.
         workers: processes; more than one are a local Dask cluster (scripts then need ``if __name__ == "__main__"``).
         threads: threads of a single process, by default one a core.
         scheduler: address of a Dask scheduler, such as ``tcp://node1:8786``, whose workers do the work.
@@ -92,7 +92,7 @@ def plan_of(
         axes,
         devices=devices,
         replace=replace,
-        columns=COLUMNS if columns is None else columns,
+        columns=[c for c in COLUMNS if c not in {a.name for a in axes}] if columns is None else columns,
         part_rows=PART_ROWS if part_rows is None else part_rows,
     )
 

@@ -71,6 +71,7 @@ def sweep(
     if not text:
         raise SpecError([Fault("strategy", "", "give --strategy, or --global-batch where nothing else is fixed")])
     axes = [_parse_axis(item) for item in axis or []]
+    _refuse_twice(text, axes)
     if not axes and not all_strategies:
         raise SpecError([Fault("axis", "", "give at least one --axis, or --all-strategies")])
     streamed = out is not None and _is_folder(out)
@@ -147,6 +148,21 @@ def _parse_axis(text: str) -> Any:
     return parse_axis(text)
 
 
+def _refuse_twice(strategy: str, axes: list[Any]) -> None:
+    """A field has its value in the strategy's text, or its values on an axis.
+
+    Raises:
+        SpecError: a field has both.
+    """
+    from dse.spec import parse_strategy
+
+    given = parse_strategy(strategy) if "=" in strategy else {}
+    both = [item.path for item in axes if item.path.removeprefix("strategy.") in given]
+    if both:
+        name = both[0].removeprefix("strategy.")
+        raise SpecError([Fault(f"axis {name}", "", f"strategy gives {name}={given[name]} too; name it once")])
+
+
 def _carried_out(
     plan: Plan, out: str, workers: int, threads: int | None, scheduler: str | None, chunk: int | None
 ) -> StreamedTable:
@@ -154,12 +170,18 @@ def _carried_out(
     from dse.explore.stream.run import carry_out
 
     options: dict[str, Any] = {"workers": workers, "threads": threads, "scheduler": scheduler, "chunk": chunk}
-    carry_out(plan, Path(out), **options, progress=True)
+    try:
+        carry_out(plan, Path(out), **options, progress=True)
+    except KeyboardInterrupt:
+        typer.echo(f"dse: interrupted: what is done is kept; 'dse resume {out}' goes on", err=True)
+        raise typer.Exit(130) from None
     return open_table(out)
 
 
 def _print_table(table: StreamedTable, as_json: bool) -> None:
     """What was written, how many designs are feasible, which rules the others break, and the best."""
+    from dse.explore.stream.text import described
+
     good, broken = table.feasible_rows(), table.infeasible()
     first = next((name for name in ("step_time", "mfu", "tokens_per_s", "cost") if name in table.headers), None)
     best = table.best(first).iloc[0].to_dict() if good and first else {}
@@ -179,11 +201,8 @@ def _print_table(table: StreamedTable, as_json: bool) -> None:
     typer.echo(str(table))
     typer.echo(f"{good:,} feasible; rules broken: {', '.join(f'{r} {n:,}' for r, n in broken.items()) or 'none'}")
     if best:
-        typer.echo(f"best by {first}: " + ", ".join(f"{name} = {_short(value)}" for name, value in best.items()))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        design, numbers = described(table, best)
+        typer.echo(f"best by {first}: {design}\n  {numbers}")
 
 
 def _print_forecast(plan: Plan, folder: Path, cores: int, as_json: bool) -> None:

@@ -15,14 +15,18 @@ from dse.explore.evaluate import RULES, BoundAxis
 from dse.explore.result import HEADLINES, TABLES
 
 # Quantities of a streamed table unless others are asked for, in order.
-COLUMNS = ("step_time", "tokens_per_s", "mfu", "memory_bytes", "energy", "cost", "margin.memory_fits")
+COLUMNS = ("dp", "step_time", "tokens_per_s", "mfu", "memory_bytes", "energy", "cost", "margin.memory_fits")
+ALIASES = {"dp": "data_parallel"}  # columns that go by a shorter name than their quantity
 ALWAYS = ("feasible", "reasons")
 MASK = np.uint32 if len(RULES) <= 32 else np.uint64  # a bit for each rule
 
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity of the cost model, an entry of a table (``time.forward``) or a rule's margin (``margin.<rule>``)."""
+    """A quantity of the cost model, an entry of a table (``time.forward``) or a rule's margin (``margin.<rule>``).
+
+    ``dp`` is the degree of data parallelism; it is a whole number wherever the other degrees divide the devices.
+    """
 
     name: str
     unit: str
@@ -37,7 +41,7 @@ class Column:
         table, _, entry = self.name.partition(".")
         if table == "margin":
             return evaluation[entry]
-        return evaluation[TABLES[table]].get(entry, 0.0) if entry else evaluation[table]
+        return evaluation[TABLES[table]].get(entry, 0.0) if entry else evaluation[ALIASES.get(table, table)]
 
 
 def header(name: str, unit: str) -> str:
@@ -76,9 +80,15 @@ def columns_of(names: Sequence[str], samples: Iterable[Evaluation], axes: Sequen
 def _check_name(name: str, evaluation: Evaluation) -> None:
     quantities = evaluation.graph.quantities
     table, _, entry = name.partition(".")
-    known = entry in RULES if table == "margin" and entry else table in TABLES if entry else name in quantities
+    known = (
+        entry in RULES
+        if table == "margin" and entry
+        else table in TABLES
+        if entry
+        else ALIASES.get(name, name) in quantities
+    )
     if not known:
-        choices = [*HEADLINES, *quantities, *(f"{t}.…" for t in TABLES), *(f"margin.{r}" for r in RULES)]
+        choices = [*HEADLINES, *ALIASES, *quantities, *(f"{t}.…" for t in TABLES), *(f"margin.{r}" for r in RULES)]
         near = difflib.get_close_matches(name, choices, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"usual ones are {', '.join(HEADLINES)}"
         raise SpecError([Fault("columns", name[:60], f"is not a quantity of the cost model; {hint}")])
@@ -87,7 +97,7 @@ def _check_name(name: str, evaluation: Evaluation) -> None:
 def _unit(name: str, evaluation: Evaluation) -> str | None:
     """Unit of a column; None where the table has no such entry in this structure."""
     table, _, entry = name.partition(".")
-    quantity = entry if table == "margin" else TABLES[table] if entry else name
+    quantity = entry if table == "margin" else TABLES[table] if entry else ALIASES.get(name, name)
     value = evaluation[quantity]
     if entry and table != "margin":
         if entry not in value:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dse.errors import Fault, SpecError
+from dse.errors import Fault, SpecError, StudyError
 from dse.study.export import EXCEL_ROWS, WRITERS, write_atomically
 
 if TYPE_CHECKING:
@@ -57,10 +57,11 @@ def _copy(table: StreamedTable, path: Path, sql: str, form: str) -> int:
         with table.connection() as base:
             try:
                 found: Any = base.execute(f"copy ({sql}) to {target} ({form})").fetchone()
-            except duckdb.IOException as error:
-                raise OSError(None, str(error).splitlines()[0][:300]) from None
             except duckdb.Error as error:
-                raise SpecError([Fault("query", sql[:200], str(error).split("\n\nLINE")[0][:600])]) from None
+                why = table.failure(error, "query", sql[:200])
+                if isinstance(error, duckdb.IOException) and not isinstance(why, StudyError):
+                    raise OSError(None, str(error).splitlines()[0][:300]) from None  # the disk, not the table
+                raise why from None
         rows = int(found[0])
 
     write_atomically(path, write)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
-from dse.errors import InfeasibleDesign
-from dse.units import engineering
+from dse.explore.stream.columns import ALWAYS
+from dse.explore.stream.text import cell, described, units_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 ROWS = 200  # rows of the query that the page shows
 BEST = 10
 BINS = 60
+VALUES = 12  # of an axis in the figure of what they lead to, the best first
 SHOWN = ("step_time", "tokens_per_s", "mfu", "energy", "cost", "memory_bytes")
 
 _PAGE = """<!doctype html>
@@ -24,22 +28,29 @@ _PAGE = """<!doctype html>
 <style>
 body { font: 15px/1.5 Inter, Helvetica, Arial, sans-serif; color: #1F2430; margin: 2rem auto; max-width: 1280px;
        padding: 0 1rem }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; display: block; overflow-x: auto }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #DDE1E8; text-align: left; white-space: nowrap }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-size: 13px }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #DDE1E8; text-align: left; vertical-align: top }
+td { font-variant-numeric: tabular-nums; white-space: nowrap }
 td.wide { white-space: normal; overflow-wrap: anywhere }
 th { background: #F4F6F9 }
+.scroll { overflow-x: auto }
 </style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ "{:,}".format(rows) }} designs, {{ "{:,}".format(feasible) }} of them feasible ({{ "%.2f"|format(share) }} %).</p>
-{% for name, frame in best.items() %}<h2>Best by {{ name }}</h2>{{ frame }}{% endfor %}
-{% if not best %}<p>No design is feasible.</p>{% endif %}
 {% for figure in figures %}{{ figure }}{% endfor %}
+{% if best %}<h2>Best by {{ first }}</h2>
+{% if same %}<p>The same in all of them: {{ same }}.</p>{% endif %}
+<div class="scroll">{{ best }}</div>
+{% if others %}<h2>Best by others</h2><table><tr><th>by</th><th>value</th><th>design</th></tr>
+{% for name, value, design in others %}<tr><td>{{ name }}</td><td>{{ value }}</td>
+<td class="wide">{{ design }}</td></tr>{% endfor %}</table>{% endif %}
+{% else %}<p>No design is feasible.</p>{% endif %}
 <h2>Infeasible designs by rule</h2>
 {% if broken %}<p>A design may break several rules.</p>
 <table><tr><th>rule</th><th>designs</th><th>what it asks</th></tr>
 {% for rule, count, text in broken %}<tr><td>{{ rule }}</td><td>{{ "{:,}".format(count) }}</td>
 <td class="wide">{{ text }}</td></tr>{% endfor %}</table>{% else %}<p>None.</p>{% endif %}
-{% if table %}<h2>Designs</h2>{{ table }}{% endif %}
+{% if table %}<h2>Designs</h2><div class="scroll">{{ table }}</div>{% endif %}
 <h2>Axes</h2><table><tr><th>axis</th><th>field</th><th>unit</th><th>values</th></tr>
 {% for a in axes %}<tr><td>{{ a.name }}</td><td>{{ a.path }}</td><td>{{ a.unit }}</td>
 <td class="wide">{{ a.shown }}</td></tr>{% endfor %}</table>
@@ -61,15 +72,12 @@ def page(table: StreamedTable, title: str = "", rows: pd.DataFrame | None = None
     from markupsafe import Markup
 
     from dse.space import rules
+    from dse.view.theme import title_of
 
-    best = {}
-    for name in (n for n in SHOWN if n in table.headers):
-        try:
-            best[name] = Markup(_rows(table, table.best(name, BEST)))
-        except InfeasibleDesign:
-            break
     good = table.feasible_rows()
-    texts = rules.texts()
+    names = [name for name in SHOWN if name in table.headers] if good else []
+    best, same = _best(table, names[0]) if names else ("", "")
+    texts = {rule: re.sub(r" ?=? ?\{[^}]*\}[^ ,;]*", "", text) for rule, text in rules.texts().items()}
     figures = [
         Markup(figure.to_html(full_html=False, include_plotlyjs=not place, config={"displaylogo": False}))
         for place, figure in enumerate(_figures(table))
@@ -82,10 +90,13 @@ def page(table: StreamedTable, title: str = "", rows: pd.DataFrame | None = None
             rows=table.rows,
             feasible=good,
             share=100.0 * good / max(table.rows, 1),
-            best=best,
+            first=title_of(names[0]) if names else "",
+            best=Markup(best),
+            same=same,
+            others=[_other(table, name) for name in names[1:]],
             figures=figures,
             broken=[(rule, count, texts[rule]) for rule, count in table.infeasible().items()],
-            table=Markup(_rows(table, rows)) if rows is not None and len(rows) else "",
+            table=Markup(_rows(table, rows, list(table.headers))) if rows is not None and len(rows) else "",
             axes=_axes(table),
             provenance={
                 **{k: v for k, v in table.manifest["provenance"].items() if k != "axes"},
@@ -101,16 +112,32 @@ def _axes(table: StreamedTable) -> list[dict[str, Any]]:
     return [{**axis, "shown": ", ".join(map(str, values[axis["name"]]))[:2000]} for axis in table.manifest["axes"]]
 
 
-def _rows(table: StreamedTable, frame: pd.DataFrame) -> str:
-    """A table of designs as HTML, numbers with their units."""
-    units = {column["header"]: column["unit"] for column in table.manifest["columns"]}
-    shown = frame.copy()
-    for name in frame.columns:
-        if frame[name].dtype.kind == "f":
-            unit = units.get(name, "1")
-            shown[name] = [engineering(value, unit) for value in frame[name]]
-    names = {header: plain for plain, header in table.headers.items()}
-    return str(shown.rename(columns=names).to_html(index=False, border=0, escape=True))
+def _best(table: StreamedTable, name: str) -> tuple[str, str]:
+    """The best designs by a quantity as HTML, and what all of them share as text, so that the table stays narrow."""
+    frame = table.best(name, BEST)
+    units, axes = units_of(table), [axis["name"] for axis in table.manifest["axes"]]
+    one = [n for n in axes if len(frame) > 1 and frame[table.headers[n]].nunique() == 1]
+    same = ", ".join(f"{n} = {cell(n, frame[table.headers[n]].iloc[0], units[n])}" for n in one)
+    hidden = {*one, *ALWAYS, *(n for n in table.headers if n.startswith("margin."))}
+    return _rows(table, frame, [n for n in table.headers if n not in hidden]), same
+
+
+def _other(table: StreamedTable, name: str) -> tuple[str, str, str]:
+    """Title, value and design of the best by a quantity."""
+    from dse.view.theme import title_of
+
+    row = table.best(name).iloc[0]
+    return title_of(name), cell(name, row[table.headers[name]], units_of(table)[name]), described(table, row)[0]
+
+
+def _rows(table: StreamedTable, frame: pd.DataFrame, names: Sequence[str]) -> str:
+    """Some columns of designs as HTML: a value with its unit in every cell."""
+    units = units_of(table)
+    shown = {}
+    for name in (n for n in names if table.headers[n] in frame):
+        title = escape(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
+        shown[title] = [escape(cell(name, value, units[name])) for value in frame[table.headers[name]]]
+    return str(type(frame)(shown).to_html(index=False, border=0, escape=False))
 
 
 def _figures(table: StreamedTable) -> list[go.Figure]:
@@ -139,7 +166,7 @@ def _histogram(table: StreamedTable, name: str) -> go.Figure:
     figure = go.Figure(go.Bar(x=edges, y=counts["n"], width=[e * (ratio - 1.0) or None for e in edges]))
     figure.update_layout(
         template=theme.template(), title=f"Feasible designs by {theme.title_of(name)}", height=420,
-        xaxis={"type": "log", "title": {"text": f"{theme.title_of(name)} [{unit}]"}},
+        xaxis={"type": "log", "title": {"text": f"{theme.title_of(name)} [{unit}]"}, "dtick": "D2"},
         yaxis={"title": {"text": "designs"}}, bargap=0,
     )  # fmt: skip
     return figure
@@ -149,21 +176,24 @@ def _along_axes(table: StreamedTable, name: str) -> go.Figure:
     """The best value of a quantity for each value of each axis: which choices matter."""
     import plotly.graph_objects as go
 
-    from dse.explore.best import OBJECTIVES
+    from dse.explore.objectives import DIRECTIONS
     from dse.view import theme
 
-    ends = "min" if OBJECTIVES.get(name, True) else "max"
-    figure = go.Figure()
+    ends, units = "min" if DIRECTIONS.get(name, True) else "max", units_of(table)
+    order = "y" if ends == "min" else "y desc"
+    figure, bars = go.Figure(), 0
     for axis in (a for a in table.manifest["axes"] if a["values"] > 1):
-        column = '"' + axis["name"].replace('"', '""') + '"'
+        column, short = '"' + axis["name"].replace('"', '""') + '"', ".".join(axis["name"].split(".")[-2:])
         found = table.query(
-            f'select {column}::varchar as v, {ends}("{name}") as y, min(row) as r from numbered where feasible '
-            "group by v order by y"
+            f'select {column} as v, {ends}("{name}") as y, min(part) as p, min(row) as r from numbered where feasible '
+            f"group by v order by {order}, p, r limit {VALUES}"
         )
-        figure.add_bar(x=[f"{axis['name']} = {value}" for value in found["v"]], y=found["y"], name=axis["name"])
-    unit = next(c["unit"] for c in table.manifest["columns"] if c["name"] == name)
+        labels = [f"{short} = {cell(axis['name'], value, units[axis['name']])}" for value in found["v"]]
+        figure.add_bar(x=found["y"], y=labels, name=axis["name"], orientation="h")
+        bars += len(labels)
     figure.update_layout(
-        template=theme.template(), title=f"Best {theme.title_of(name)} with each value of an axis", height=520,
-        yaxis={"title": {"text": f"{theme.title_of(name)} [{unit}]"}}, showlegend=False,
+        template=theme.template(), title=f"Best {theme.title_of(name)} with each value of an axis",
+        height=150 + 21 * bars, showlegend=False, yaxis={"autorange": "reversed", "automargin": True},
+        xaxis={"title": {"text": theme.axis_title(name, units[name])}},
     )  # fmt: skip
     return figure

@@ -53,10 +53,14 @@ def carry_out(
         The manifest.
 
     Raises:
-        SpecError: an option out of range.
+        SpecError: an option out of range, or both workers and a scheduler.
         StudyError: another writer, other inputs in the folder, a full disk, or a lost cluster.
     """
-    workers = _whole_number("workers", workers or 1, 1024)
+    workers = _whole_number("workers", 1 if workers is None else workers, 1024)
+    if scheduler is not None and workers > 1:
+        raise SpecError(
+            [Fault("workers", str(workers), "and a scheduler exclude each other: it has workers of its own")]
+        )
     threads = _whole_number("threads", threads or min(os.cpu_count() or 1, MAX_THREADS), 1024)
     chunk = _whole_number("chunk", chunk or plan.part_rows, 1 << 48)
     folder = Path(folder)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dse.errors import Fault, InfeasibleDesign, SpecError, StudyError
-from dse.explore.best import OBJECTIVES
+from dse.errors import DseError, Fault, InfeasibleDesign, SpecError, StudyError
 from dse.explore.evaluate import RULES
+from dse.explore.objectives import DIRECTIONS
 from dse.explore.stream.folder import INPUTS, MANIFEST
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 FRAME_ROWS = 5_000_000  # rows that are read into memory without being asked to
 MEMORY = "512MB"  # of a query; what needs more goes to disk
+_UNKNOWN_COLUMN = re.compile(r'Referenced column "([^"]+)" not found')
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
 
 
 class StreamedTable:
@@ -72,13 +75,17 @@ class StreamedTable:
 
         with tempfile.TemporaryDirectory(prefix="dse-") as spill, duckdb.connect() as base:
             base.execute(f"set memory_limit = {_text(memory)}; set temp_directory = {_text(spill)}")
-            base.execute("set enable_progress_bar = false")
+            with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets has no bar to turn off
+                base.execute("set enable_progress_bar = false")
             source = f"read_parquet([{', '.join(map(_text, self.files))}])"
             names = ", ".join(f"{_name(head)} as {_name(plain)}" for plain, head in self.headers.items())
-            base.execute(f"create view designs as select {names} from {source}")
-            base.execute(
-                f"create view numbered as select {names}, file_index as part, file_row_number as row from {source}"
-            )
+            try:
+                base.execute(f"create view designs as select {names} from {source}")
+                base.execute(
+                    f"create view numbered as select {names}, file_index as part, file_row_number as row from {source}"
+                )
+            except duckdb.Error as error:
+                raise self.failure(error, "table", str(self.path)) from None
             yield base
 
     def query(self, sql: str, *, memory: str = MEMORY) -> pd.DataFrame:
@@ -92,6 +99,7 @@ class StreamedTable:
 
         Raises:
             SpecError: the statement is not right; the message is the database's own.
+            StudyError: a part of the table is torn or damaged.
         """
         import duckdb
 
@@ -99,8 +107,50 @@ class StreamedTable:
             try:
                 frame = base.execute(sql).df()
             except duckdb.Error as error:
-                raise SpecError([Fault("sql", sql[:200], str(error).split("\n\nLINE")[0][:600])]) from None
+                raise self.failure(error, "sql", sql[:200]) from None
         return frame.rename(columns={name: self.headers.get(name, name) for name in frame.columns})
+
+    def failure(self, error: duckdb.Error, what: str, text: str) -> DseError:
+        """What went wrong, so that one can act on it: an unknown column, a torn part, or the database's words."""
+        import duckdb
+
+        message = str(error).partition("\n\nLINE")[0].partition(" Error: ")[2][:600]
+        unknown = _UNKNOWN_COLUMN.search(message)
+        if unknown:
+            rule = f"{unknown[1]} is not a column of the table; they are {', '.join(self.headers)}"
+            return SpecError([Fault(what, text, rule)])
+        if not isinstance(error, duckdb.BinderException | duckdb.ParserException | duckdb.CatalogException):
+            damaged = next(self._damaged(), None)
+            if damaged is not None:
+                return StudyError(damaged)
+        return SpecError([Fault(what, text, message or str(error)[:600])])
+
+    def _damaged(self) -> Iterator[str]:
+        """What to say of each part whose bytes are not those that were written."""
+        for file, part in zip(self.files, self.manifest["parts"], strict=True):
+            path = Path(file)
+            whole = path.is_file() and path.stat().st_size == part["bytes"]
+            if whole:
+                with path.open("rb") as data:
+                    whole = hashlib.file_digest(data, "sha256").hexdigest() == part["sha256"]
+            if not whole:
+                yield f"{path.name} is torn or damaged: 'dse resume {self.path}' computes it again"
+
+    def _check_expression(self, option: str, text: str, clause: str) -> None:
+        """One SQL expression of an option, held against the table's columns before anything is read or written.
+
+        Raises:
+            SpecError: another form, or a column that is not there.
+        """
+        import duckdb
+
+        if re.search(r";|--|/\*", _QUOTED.sub("", text)):
+            raise SpecError([Fault(option, text[:200], "must be one SQL expression, without ; or comments")])
+        with self.connection() as base:
+            try:
+                base.execute(f"explain select 1 from numbered {clause} {text}")
+            except duckdb.Error as error:
+                raise self.failure(error, option, text[:200]) from None
 
     def best(self, objective: str = "step_time", n: int = 1) -> pd.DataFrame:
         """The ``n`` best feasible designs; ties go to the first in the order of the axes.
@@ -114,7 +164,7 @@ class StreamedTable:
             InfeasibleDesign: no design is feasible; the message counts the rules that fail.
         """
         self._known("objective", [objective])
-        sense = "asc" if OBJECTIVES.get(objective, True) else "desc"
+        sense = "asc" if DIRECTIONS.get(objective, True) else "desc"
         found = self.query(
             f"select * exclude (part, row) from numbered where feasible order by {_name(objective)} {sense}, part, row "
             f"limit {int(n)}"
@@ -170,15 +220,18 @@ class StreamedTable:
 
         Raises:
             SpecError: an unknown ending or column, a wrong condition, or more rows than the format holds.
-            StudyError: the file cannot be written.
+            StudyError: the file cannot be written, or a part of the table is torn.
         """
         from dse.explore.stream.export import export_table
 
         self._known("columns", columns)
+        for option, text, clause in (("where", where, "where"), ("order_by", order_by, "order by")):
+            if text:
+                self._check_expression(option, text, clause)
         chosen = ", ".join(f"{_name(c)} as {_name(self.headers[c])}" for c in columns or self.headers)
         order = f"{order_by}, part, row" if order_by else "part, row"
         sql = f"select {chosen} from numbered"
-        sql += f" where {where}" if where else ""
+        sql += f" where ({where})" if where else ""
         sql += f" order by {order}" if order_by else ""  # the parts are read in the order of the axes
         sql += f" limit {int(limit)}" if limit is not None else ""
         return export_table(self, Path(path), sql)
@@ -195,10 +248,9 @@ class StreamedTable:
         Raises:
             StudyError: a part is damaged.
         """
-        for file, part in zip(self.files, self.manifest["parts"], strict=True):
-            with Path(file).open("rb") as data:
-                if hashlib.file_digest(data, "sha256").hexdigest() != part["sha256"]:
-                    raise StudyError(f"{file} is damaged: compute it again with 'dse resume {self.path}'")
+        damaged = next(self._damaged(), None)
+        if damaged is not None:
+            raise StudyError(damaged)
 
     def _known(self, what: str, names: Sequence[str]) -> None:
         for name in names:
