@@ -235,3 +235,14 @@ def test_the_best_strategy_goes_by_any_objective(small: dse.Result, objective: s
     legal = np.broadcast_to(pricing.is_feasible(space.cells[0].evaluation), value.shape)
     best = np.where(legal, goal.sign * value, np.inf).reshape(-1, 2).min(axis=0) * goal.sign
     assert found["v"] == pytest.approx(best, rel=1e-12)
+
+
+def test_an_infeasible_design_is_analysed_with_a_warning_and_a_batch_is_named_once() -> None:
+    app = typer.Typer()
+    attach(app)
+    broken = [*COMMON[:4], "--strategy", "tp=8,pp=7,micro_batch=1,global_batch=256", "--devices", "64"]
+    found = CliRunner().invoke(app, [*broken, "--kind", "bottleneck"])
+    assert found.exit_code == 0
+    assert "this design is infeasible" in found.stderr and "must equal the 64 devices" in found.stderr
+    refused = run("--kind", "bottleneck", "--global-batch", "512")
+    assert isinstance(refused.exception, SpecError) and "global_batch = 512" in str(refused.exception)

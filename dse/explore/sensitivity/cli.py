@@ -82,6 +82,9 @@ def sensitivity(
         plan = forecast(analysis, design, *arguments, **options)
         typer.echo(json.dumps({"kind": kind, **plan.summary()}, indent=2) if as_json else f"{kind}: {plan}")
         return
+    if not design.axes and not design.is_feasible:
+        why = "; ".join(reason["why"] for reason in design.reasons())
+        typer.echo(f"dse: this design is infeasible, so read what follows with care: {why}", err=True)
     found = analysis(design, *arguments, **options)
     if out is not None:
         from dse.study.export import export
@@ -109,6 +112,9 @@ def _design(
         if not axis:
             return best
         return dse.sweep(model, cluster, best.specs["strategy"], *map(parse_axis, axis), devices=devices)
+    if global_batch is not None:
+        rule = "goes with the best strategy; --strategy states its own"
+        raise SpecError([Fault("global_batch", str(global_batch), rule)])
     if axis:
         return dse.sweep(model, cluster, strategy, *map(parse_axis, axis), devices=devices)
     return dse.estimate(model, cluster, strategy, devices=devices)

@@ -66,7 +66,7 @@ class SobolIndices:
         how = "all levels enumerated" if self.method == "exact" else f"N = {self.samples:,}, seed {self.seed}"
         state = "" if self.converged else "; NOT converged: take more samples"
         head = f"shares of the variance of {self.output} ({self.evaluations:,} designs, {how}{state})"
-        note = f"{self.feasible:.1%} of the designs satisfy every rule"
+        note = f"{self.feasible:.1%} of the designs satisfy every rule; all are analysed, feasible or not"
         return f"{head}\n{as_text(['factor', 'alone (S1)', 'with interactions (ST)'], rows)}\n{note}"
 
 
