@@ -70,7 +70,7 @@ TIME_POWER = {
 _NORMAL_90 = 1.6448536269514722  # half-width of the central 90 % of a normal distribution, in standard deviations
 _CONDITION = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*(<=|>=|≤|≥|<|>)\s*(.+?)\s*$")
 _PROBABILITY = re.compile(r"^\s*P\s*\((.+)\)\s*$")
-_LEVEL = re.compile(r"^\s*(.+?)\s*@\s*p?(\d{1,2}(?:\.\d+)?)\s*%?\s*$")
+_LEVEL = re.compile(r"^\s*(.+?)\s*@\s*p?(\d{1,4}(?:\.\d+)?)\s*%?\s*$")
 
 
 def unit_of_quantity(name: str) -> str:
@@ -84,7 +84,7 @@ def unit_of_quantity(name: str) -> str:
     if entry and table in ALL_TABLES:
         return known[ALL_TABLES[table]].unit
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, *DIRECTIONS], n=3)
+        near = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise SpecError([Fault("quantity", repr(name)[:60], f"is not a quantity of the cost model{hint}")])
     return known[name].unit
