@@ -14,7 +14,7 @@ import dse
 from dse.errors import SpecError
 from dse.explore.search import evaluate
 from dse.explore.search.inner import grid, solve
-from dse.explore.search.problem import discrete, problem
+from dse.explore.search.problem import problem
 from dse.explore.search.run import resume, search
 from dse.explore.search.variables import coupling, span
 
@@ -310,11 +310,8 @@ def test_the_strategies_of_a_group_are_those_of_its_largest_member():
     assert max(pipeline.values) == 48
 
 
-def test_discrete_cuts_spans_where_they_are_searched():
+def test_continuous_spans_are_not_enumerated():
     given = problem(**CONTINUOUS)
-    cut = discrete(given, 5)
-    assert cut.hardware_size == 25 and given.hardware_size is None
-    assert np.allclose(np.diff(np.log(cut.variables[0].shown)), np.log(8) / 4)
-    assert len(solve(cut, list(grid(cut)))) == 25
+    assert given.hardware_size is None
     with pytest.raises(SpecError, match="steps"):
         search(**CONTINUOUS, method="exhaustive")

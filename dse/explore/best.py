@@ -79,10 +79,7 @@ def strategy_space(
     Raises:
         SpecError: with every fault of the inputs.
     """
-    fixed = _base_strategy(base)
-    both = sorted(set(fixed) & {*(options or {}), "global_batch"})
-    if both:
-        raise SpecError([Fault(f"base.{both[0]}", str(fixed[both[0]])[:40], "is given elsewhere too; name it once")])
+    fixed = fixed_fields(base, options)
     specs = load_specs(model, cluster, {**fixed, "global_batch": global_batch}, devices)
     axes = strategy_axes(specs["model"], specs["cluster"], devices, global_batch, options, fixed)
     bound = bind_axes(specs, axes)
@@ -92,14 +89,23 @@ def strategy_space(
     return Space(specs, tuple(bound))
 
 
-def _base_strategy(base: Any) -> dict[str, Any]:
+def fixed_fields(base: Any, options: Mapping[str, Sequence[Any]] | None = None) -> dict[str, Any]:
+    """Strategy fields that stay fixed, as a mapping.
+
+    Raises:
+        SpecError: neither text nor a mapping, or a field that is given among the options or as the batch too.
+    """
     from dse.spec import Strategy, parse_strategy
 
     if base is None:
         return {}
     if isinstance(base, Strategy):
         raise SpecError([Fault("base", "Strategy", "must be text or a mapping of the fields that stay fixed")])
-    return parse_strategy(base) if isinstance(base, str) else dict(base)
+    fixed = parse_strategy(base) if isinstance(base, str) else dict(base)
+    both = sorted(set(fixed) & {*(options or {}), "global_batch"})
+    if both:
+        raise SpecError([Fault(f"base.{both[0]}", str(fixed[both[0]])[:40], "is given elsewhere too; name it once")])
+    return fixed
 
 
 def best(
@@ -152,7 +158,7 @@ def best(
     chosen = space.strategy_at(found.best[0][1])
     specs = {**space.specs, "strategy": space.specs["strategy"].replace(**chosen)}
     result = Best(specs, [], devices_given=True, replace=space.replace)
-    fixed = {name: getattr(specs["strategy"], name) for name in _base_strategy(base)}
+    fixed = {name: getattr(specs["strategy"], name) for name in fixed_fields(base)}
     replicas = int(result.cells[0].evaluation["data_parallel"])
     result.strategy = {**fixed, **chosen, "dp": replicas, "global_batch": global_batch}
     result.counts, result.objective = found.counts(), str(goal)

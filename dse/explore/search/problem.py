@@ -7,7 +7,6 @@ process. Hardware is given as axes (:func:`dse.axis`, discrete) and spans (:func
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from dse.cost.graph import Quantity
 from dse.errors import Fault, SpecError
+from dse.explore.best import fixed_fields
 from dse.explore.evaluate import BoundAxis, bind_axes, load_specs, own_quantities
 from dse.explore.objectives import Condition, Objective, conditions, objectives, quantity_value, unit_of_quantity
 from dse.explore.search.variables import (
@@ -31,10 +31,9 @@ from dse.explore.tables import ALL_TABLES
 from dse.space.axes import Axis, Place, locate, with_value
 from dse.space.enumerate import strategy_axes
 from dse.spec.base import Spec
-from dse.spec.strategy import Strategy, parse_strategy
+from dse.spec.strategy import Strategy
 from dse.units import engineering
 
-GRID = 33  # values of a span without steps where it has to be enumerated
 # Columns of the table of a search besides the hardware, the strategy and the objectives.
 COLUMNS = ("design", "trial", "feasible", "on_front", "dominated_by", "reasons", "strategies", "feasible_strategies")
 
@@ -204,10 +203,7 @@ def problem(
     Raises:
         SpecError: with every fault found.
     """
-    fixed = _fixed(base)
-    both = sorted(set(fixed) & {*(options or {}), "global_batch"})
-    if both:
-        raise SpecError([Fault(f"base.{both[0]}", str(fixed[both[0]])[:40], "is given elsewhere too; name it once")])
+    fixed = fixed_fields(base, options)
     specs = load_specs(model, cluster, {**fixed, "global_batch": global_batch}, devices)
     faults: list[Fault] = []
     given = [hardware] if isinstance(hardware, Axis | Span | str) else list(hardware)
@@ -299,24 +295,3 @@ def _collect(faults: list[Fault], items: Any, make: Any) -> list[Any]:
         except SpecError as error:
             faults.extend(error.faults)
     return found
-
-
-def _fixed(base: Any) -> dict[str, Any]:
-    if base is None:
-        return {}
-    if isinstance(base, Strategy):
-        raise SpecError([Fault("base", "Strategy", "must be text or a mapping of the fields that stay fixed")])
-    return parse_strategy(base) if isinstance(base, str) else dict(base)
-
-
-def discrete(given: Problem, grid: int = GRID) -> Problem:
-    """The problem with every continuous variable cut into ``grid`` values."""
-    found = []
-    for v in given.variables:
-        if v.values:
-            found.append(v)
-            continue
-        points = np.geomspace(v.low, v.high, grid) if v.log else np.linspace(v.low, v.high, grid)
-        values = tuple(float(f"{p:.12g}") for p in points)
-        found.append(dataclasses.replace(v, values=values, shown=values))
-    return dataclasses.replace(given, variables=tuple(found))
