@@ -217,6 +217,8 @@ def axis_scale(values: Iterable[float], unit: str) -> tuple[float, str]:
     finite = [abs(float(v)) for v in values if math.isfinite(float(v)) and v]
     if unit in ("", "1", "USD") or unit.startswith("1/") or not finite:
         return 1.0, _RATES.get(unit, "" if unit == "1" else unit)
+    if unit == "J" and max(finite) >= 3.6e9:  # as engineering() writes it
+        return 3.6e9, "MWh"
     text = engineering(max(finite), unit if unit != "s" else "B")
     prefix = text.split(" ", 1)[1][: -len(unit if unit != "s" else "B")]
     if unit == "s" and prefix in tuple("kMGTPE"):

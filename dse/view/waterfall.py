@@ -1,0 +1,168 @@
+"""Waterfalls: how a footprint builds up to the capacity, and how one design becomes another, term by term."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dse.errors import Fault, SpecError
+from dse.units import engineering
+from dse.view import theme
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from dse.explore.result import Result
+
+HOVER = "%{customdata}<extra></extra>"
+NARROW = "\N{NO-BREAK SPACE}"
+WIDTH = 135  # characters of a subtitle's line in a figure 1280 pixels wide
+
+
+def heading(result: Result, title: str) -> dict[str, str]:
+    """Title and subtitle of a figure of one design: which design, and where it is infeasible, why.
+
+    Raises:
+        SpecError: the result has axes.
+    """
+    if result.axes:
+        raise SpecError([Fault("result", "", "has axes; this figure is of one design, chosen with .at(...)")])
+    design = theme.design_text(result.specs, result.number("devices"))
+    why = "; ".join(reason["why"] for reason in result.reasons())
+    lines = textwrap.wrap(why, WIDTH, max_lines=2, placeholder=" …")
+    return {
+        "title": f"{title} (infeasible)" if why else title,
+        "subtitle": "<br>".join([design, *([f"Infeasible: {lines[0]}", *lines[1:]] if lines else [])]),
+    }
+
+
+def room(words: dict[str, str]) -> dict[str, int]:
+    """Margin for a title and as many lines as its subtitle has."""
+    return {"t": 85 + 20 * words["subtitle"].count("<br>")}
+
+
+def memory_waterfall(result: Result, *, title: str = "", dark: bool = False) -> go.Figure:
+    """The tensor classes of the fullest device, one after the other up to its footprint, then what each tier holds.
+
+    Lines mark the capacities: through all rows for the local memory, at its own row for every other tier that holds
+    something. A capacity beyond the axis is written at the end of the row.
+    """
+
+    words = heading(result, title or "What fills the memory of the fullest device")
+    classes = {name: size for name, size in result.terms("memory").items() if size}
+    tiers = {name: held for name, held in result.terms("tier").items() if held or name == "local"}
+    capacity = {name: float(size) for name, size in result.cells[0].evaluation["tier_capacity"].items()}
+    footprint = sum(classes.values())
+    factor, shown = theme.axis_scale([footprint, capacity["local"]], "B")
+    figure = theme.blank(words["title"], dark, subtitle=words["subtitle"], margin=room(words), showlegend=False)
+    base = 0.0
+    for position, (name, size) in enumerate(classes.items()):
+        hover = f"<b>{theme.term_title(name)}</b><br>{engineering(size, 'B')}, {size / footprint:.1%} of the footprint"
+        _bar(figure, theme.term_title(name), base, size, factor, "B", theme.fill(name, position), hover)
+        base += size
+    plain = {"color": theme.ink(dark), "opacity": 0.65}
+    _bar(figure, "footprint", 0.0, footprint, factor, "B", plain, f"<b>footprint</b><br>{engineering(footprint, 'B')}")
+    top = max(footprint, capacity["local"])
+    for name, held in tiers.items():
+        over = held > capacity[name]
+        hover = f"<b>{_tier(name)}</b><br>holds {engineering(held, 'B')} of {engineering(capacity[name], 'B')}"
+        colour = theme.BAD if over else theme.GOOD
+        note = f" of {theme.short(capacity[name], 'B')}" + (" (overflows)" if over else "")
+        _bar(figure, _tier(name), 0.0, held, factor, "B", {"color": colour}, hover, note)
+        if name != "local" and capacity[name] <= top:
+            row, place = len(figure.data) - 1, capacity[name] / factor
+            line = {"color": theme.ink(dark), "width": 2, "dash": "dash"}
+            figure.add_shape(type="line", x0=place, x1=place, y0=row - 0.45, y1=row + 0.45, line=line)
+    line = {"color": theme.ink(dark), "dash": "dash", "width": 2}
+    text = f"capacity of local memory, {theme.short(capacity['local'], 'B')}"
+    right = capacity["local"] > 0.4 * top
+    note = {"text": text, "y": 1, "yanchor": "bottom", "xanchor": "right" if right else "left", "showarrow": False}
+    figure.add_vline(capacity["local"] / factor, line=line)
+    figure.add_annotation(x=capacity["local"] / factor, yref="paper", **note)
+    figure.update_xaxes(title={"text": theme.with_unit("Memory of one device", shown)}, range=[0, 1.32 * top / factor])
+    return _rows(figure)
+
+
+def _tier(name: str) -> str:
+    return "held in local memory" if name == "local" else f"held in {name.upper() if len(name) <= 4 else name}"
+
+
+def _bar(
+    figure: go.Figure,
+    name: str,
+    base: float,
+    size: float,
+    factor: float,
+    unit: str,
+    marker: dict[str, Any],
+    hover: str,
+    note: str = "",
+    *,
+    signed: bool = False,
+) -> None:
+    """One row: a bar from ``base`` to ``base + size`` with its size written at its right end."""
+    import plotly.graph_objects as go
+
+    row = {"x": [size / factor], "base": [base / factor], "y": [name], "orientation": "h", "name": name}
+    figure.add_trace(go.Bar(**row, marker=marker, customdata=[hover], hovertemplate=HOVER, width=0.75))
+    sign = ("+" if size > 0 else "−") if signed else ""
+    text = f"{NARROW}<b>{sign}{theme.short(abs(size) if signed else size, unit)}</b>{note}"
+    end = max(base, base + size) / factor
+    place = {"x": end, "y": name, "xanchor": "left", "showarrow": False, "bgcolor": figure.layout.paper_bgcolor}
+    figure.add_annotation(text=text, **place)
+
+
+def _rows(figure: go.Figure) -> go.Figure:
+    """Rows from the top down, as high as they need."""
+    names = [trace.y[0] for trace in figure.data]
+    figure.update_yaxes(autorange="reversed", type="category", categoryarray=names, showgrid=False, title=None)
+    return figure.update_layout(height=min(720, 210 + 36 * len(names)), barmode="overlay")
+
+
+def difference(
+    a: Result,
+    b: Result,
+    *,
+    table: str = "time",
+    names: tuple[str, str] = ("A", "B"),
+    title: str = "",
+    dark: bool = False,
+) -> go.Figure:
+    """From design A to design B, term by term: what each term saves (green) or adds (red), adding up exactly.
+
+    Args:
+        table: ``time``, ``memory``, ``energy``, ``cost``, ``tco`` or another breakdown of one unit.
+        names: what to call the two designs.
+
+    Raises:
+        SpecError: a result has axes, or the table is unknown.
+    """
+    words = heading(a, title or f"{theme.sentence(theme.title_of(table))}: from {names[0]} to {names[1]}")
+    other = heading(b, words["title"].removesuffix(" (infeasible)"))
+    lines = [f"{name}: {each['subtitle']}" for name, each in zip(names, (words, other), strict=True)]
+    words = {"title": other["title"] if not b.is_feasible else words["title"], "subtitle": "<br>".join(lines)}
+    a.breakdown(table)  # refuses an unknown table, and says which there are
+    left, right = a.terms(table), b.terms(table)
+    unit = a.unit(f"{table}.{next(iter(left))}")
+    before, after = sum(left.values()), sum(right.values())
+    factor, shown = theme.axis_scale([before, after], unit)
+    figure = theme.blank(words["title"], dark, subtitle=words["subtitle"], margin=room(words), showlegend=False)
+    plain = {"color": theme.ink(dark), "opacity": 0.65}
+    _bar(figure, names[0], 0.0, before, factor, unit, plain, f"<b>{names[0]}</b><br>{engineering(before, unit)}")
+    base = top = before
+    for term in dict.fromkeys([*left, *right]):
+        was, is_ = left.get(term, 0.0), right.get(term, 0.0)
+        if was == is_:
+            continue
+        marker = {"color": theme.GOOD if is_ < was else theme.BAD}
+        hover = f"<b>{theme.term_title(term)}</b><br>{engineering(was, unit)} to {engineering(is_, unit)}"
+        _bar(figure, theme.term_title(term), base, is_ - was, factor, unit, marker, hover, signed=True)
+        base += is_ - was
+        top = max(top, base)
+    hover = f"<b>{names[1]}</b><br>{engineering(after, unit)}, {after / before - 1:+.1%} on {names[0]}"
+    change = f" ({after / before - 1:+.1%})" if np.isfinite(after / before) else ""
+    _bar(figure, names[1], 0.0, after, factor, unit, plain, hover, change)
+    figure.update_xaxes(title={"text": theme.axis_title(table, shown)}, range=[0, 1.2 * top / factor])
+    return _rows(figure)
