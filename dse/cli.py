@@ -75,6 +75,9 @@ def estimate(
     ] = None,
     depth: Annotated[int, typer.Option(help="Levels of equations to show.", min=0)] = 99,
     out: Out = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write the step on every pipeline stage as a Chrome trace (Perfetto): .json")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Price one design: step time, memory, energy and cost, term by term."""
@@ -87,6 +90,10 @@ def estimate(
         summary["run"] = result.run(tokens)
     if out is not None:
         export(result, out)
+    if trace is not None:
+        from dse.explore.timeline import timeline
+
+        timeline(result).to_chrome_trace(trace)
     if as_json:
         if explain:
             summary["explanation"] = result.explain(explain).to_dict()

@@ -202,3 +202,18 @@ def test_fewer_stages_and_micro_batches_can_be_drawn() -> None:
     """The first and last stage are always there."""
     figure = view.pipeline(design("global_batch=2048"), stages=3, micro_batches=2)
     assert {y for trace in figure.data for y in trace.y} == {"0", "4", "7"}
+
+
+def test_the_command_line_writes_a_trace(tmp_path):
+    from typer.testing import CliRunner
+
+    from dse.cli import app
+
+    path = tmp_path / "step.json"
+    done = CliRunner().invoke(
+        app,
+        ["estimate", "--model", "gpt3-175b", "--cluster", "dgx-a100", "--devices", "1024", "--strategy",
+         "tp=8,pp=8,micro_batch=1,global_batch=1536,zero_stage=1", "--trace", str(path)],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(path.read_text())["traceEvents"]) > 1000
