@@ -192,14 +192,17 @@ def _order(schedule: str, pp: int, batches: int, virtual: int) -> tuple[np.ndarr
     """
     stage, k = np.arange(pp)[:, None], np.arange(batches * virtual)
     batch, chunk = np.tile(np.arange(batches), virtual), np.repeat(np.arange(virtual), batches)
-    ahead, back = (np.lexsort((batch, side * chunk, batch // pp)) for side in (1, -1))  # groups of pp micro-batches
+    # Interleaved stages run micro-batches in groups of pp; what is left over (no legal design has any) joins the last.
+    groups = max(batches // pp, 1)
+    group, largest = np.minimum(batch // pp, groups - 1), batches - (groups - 1) * pp
+    ahead, back = (np.lexsort((batch, side * chunk, group)) for side in (1, -1))
     if schedule.startswith("zero_bubble"):
         warm, behind = (pp - stage, stage) if schedule.endswith("h1") else (2 * (pp - stage) - 1, 2 * stage)
         keys = [3 * (k - warm) + 2, 3 * k + 0 * stage, 3 * (k + behind) + 1]
     elif schedule == "gpipe":
         keys, back = [k - len(k) + 0 * stage, k + 0 * stage], back[::-1]
     else:
-        warm = (pp - stage - 1) * (2 if virtual > 1 else 1) + (virtual - 1) * pp
+        warm = (pp - stage - 1) * (2 if virtual > 1 else 1) + (virtual - 1) * max(largest, pp)
         keys = [2 * (k - warm), 2 * k + 1 + 0 * stage]
     which = [ahead, back, back][: len(keys)]
     place = np.argsort(np.concatenate(keys, axis=1), axis=1, kind="stable")
