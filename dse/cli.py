@@ -21,6 +21,7 @@ from dse.explore.search import cli as search_cli
 from dse.explore.sensitivity import cli as sensitivity_cli
 from dse.explore.stream import cli as stream_cli
 from dse.measure.cli import measure_app
+from dse.plain import plain
 
 HELP = """Design-space exploration for ML systems: which accelerator, memory, network and parallelization?
 
@@ -60,7 +61,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="Also write the table: .
 
 def echo_json(value: Any) -> None:
     """Print as JSON; numbers of NumPy become plain ones."""
-    typer.echo(json.dumps(value, indent=2, default=lambda v: v.item() if hasattr(v, "item") else str(v)))
+    typer.echo(json.dumps(value, indent=2, default=plain))
 
 
 @app.command()

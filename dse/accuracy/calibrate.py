@@ -28,6 +28,7 @@ from dse.accuracy.intervals import LEVELS, conformal, deviation, fit_deviations
 from dse.accuracy.predict import from_batches
 from dse.accuracy.report import error_statistics
 from dse.spec import calibration, load_accelerator
+from dse.spec.load import as_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -378,16 +379,3 @@ def write(data: Mapping[str, Any], runs: pd.DataFrame, path: Path) -> None:
     text = as_yaml(data)
     write_atomically(calibration.runs_beside(path), lambda file: runs.to_parquet(file, index=False))
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def as_yaml(data: Mapping[str, Any]) -> str:
-    """A YAML document in blocks, one constant a line."""
-    import io
-
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
-    text = io.StringIO()
-    yaml.dump(dict(data), text)
-    return text.getvalue()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dse.errors import Fault, SpecError
+from dse.plain import finite
 
 KINDS = ("training", "memory", "collectives", "gemm")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -44,7 +44,7 @@ def validate(
         table = report.table()
         write = table.to_csv if out.suffix == ".csv" else table.to_parquet
         write_atomically(out, lambda path: write(path, index=False))
-    typer.echo(json.dumps(_plain(report.summary()), indent=2) if as_json else str(report))
+    typer.echo(json.dumps(finite(report.summary()), indent=2) if as_json else str(report))
 
 
 def _report(kind: str, file: Path | None) -> Any:
@@ -86,7 +86,7 @@ def calibrate(
     write(data, runs, out)
     found = {"id": data["id"], "file": str(out), **held_out_statistics(runs)}
     if as_json:
-        typer.echo(json.dumps(_plain(found), indent=2))
+        typer.echo(json.dumps(finite(found), indent=2))
         return
     from dse.accuracy.report import error_lines
 
@@ -116,17 +116,6 @@ def compare(
         shown = {"p_a_faster": found.faster, "ratio": found.ratio, "ratio_90": [found.low, found.high],
                  "shared": found.shared, "notes": list(found.notes),
                  "changed": found.changed, "terms_s": terms}  # fmt: skip
-        typer.echo(json.dumps(_plain(shown), indent=2, default=str))
+        typer.echo(json.dumps(finite(shown), indent=2, default=str))
         return
     typer.echo(str(found))
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: numbers of NumPy become plain ones, and what is not a number becomes null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,6 +15,7 @@ from dse.errors import Fault, SpecError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dse.cost.graph import Evaluation
     from dse.explore.result import Result
 
 # Quantities that are proportional to the step time or its inverse, so that they share its relative error.
@@ -41,7 +42,7 @@ def interval(result: Result, level: float = 0.9, quantity: str = "step_time") ->
     if quantity == "memory_bytes":
         half: Any = memory_half_width(level)
     else:
-        halves = [_half_width(cell, level) for cell in result.cells]
+        halves = [half_width(cell.evaluation, level) for cell in result.cells]
         half = result.wrapped("half_width", halves) if result.axes else float(halves[0])
     reasons = () if result.axes else beyond(describe(result))
     low, high = value * np.exp(-half), value * np.exp(half)
@@ -50,8 +51,8 @@ def interval(result: Result, level: float = 0.9, quantity: str = "step_time") ->
     return Interval(low, high, level, result.unit(quantity), reasons)
 
 
-def _half_width(cell: Any, level: float) -> Any:
-    evaluation = cell.evaluation
+def half_width(evaluation: Evaluation, level: float) -> Any:
+    """Half-width of the interval of the logarithm of the step time, broadcast over an evaluation's axes."""
     generation = evaluation.specs["cluster"].accelerator.generation
     classes = {"generation": "" if generation is None else generation, "stack": evaluation.specs["stack"].id}
     return widths(features.shares(evaluation), classes, level)

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from dse.accuracy import features
 from dse.accuracy.intervals import memory_half_width
-from dse.accuracy.uncertainty import widths
 from dse.cost.graph import Evaluation
 from dse.errors import Fault, SpecError
+from dse.explore.confidence import FROM_TIME, half_width
 from dse.explore.evaluate import graph_of
 from dse.explore.tables import ALL_TABLES
 from dse.units import UnitError, engineering, parse
@@ -55,18 +54,9 @@ DIRECTIONS = {
 }
 # Quantities that go as a power of the step time, so that they share its relative error. Costs count only the part
 # that goes with time (capital, rent, standing power), which is nearly all of it; see ``dse.explore.confidence``.
-TIME_POWER = {
-    "step_time": 1.0,
-    "cost": 1.0,
-    "effective_step_time": 1.0,
-    "effective_cost": 1.0,
-    "tokens_per_s": -1.0,
-    "effective_tokens_per_s": -1.0,
-    "mfu": -1.0,
-    "hfu": -1.0,
-    "tokens_per_dollar": -1.0,
-    "tokens_per_tco_dollar": -1.0,
-}
+TIME_POWER = (
+    *FROM_TIME, "effective_step_time", "effective_cost", "effective_tokens_per_s", "tokens_per_tco_dollar",
+)  # fmt: skip
 _NORMAL_90 = 1.6448536269514722  # half-width of the central 90 % of a normal distribution, in standard deviations
 _CONDITION = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*(<=|>=|≤|≥|<|>)\s*(.+?)\s*$")
 _PROBABILITY = re.compile(r"^\s*P\s*\((.+)\)\s*$")
@@ -108,12 +98,7 @@ def log_deviation(evaluation: Evaluation, name: str) -> Array:
     if name not in TIME_POWER:
         options = ", ".join((*TIME_POWER, "memory_bytes", "memory_headroom"))
         raise SpecError([Fault("objective", repr(name)[:60], f"has no interval; those with one are {options}")])
-    generation = evaluation.specs["cluster"].accelerator.generation  # type: ignore[attr-defined]
-    classes = {
-        "generation": "" if generation is None else generation,
-        "stack": evaluation.specs["stack"].id,  # type: ignore[attr-defined]
-    }
-    return widths(features.shares(evaluation), classes, 0.9) / _NORMAL_90
+    return half_width(evaluation, 0.9) / _NORMAL_90
 
 
 @dataclass(frozen=True)

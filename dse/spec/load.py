@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,16 @@ def _flow_depth(content: str) -> int:
         elif character in "]}":
             depth = max(0, depth - 1)
     return deepest
+
+
+def as_yaml(data: Mapping[str, Any], *, width: int | None = None) -> str:
+    """A YAML document in blocks, the entries in their order."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.width = width
+    yaml.dump(dict(data), text)
+    return text.getvalue()

@@ -7,7 +7,6 @@ has; fields set by hand are axes of one value. ``workbench`` beside them holds l
 from __future__ import annotations
 
 import dataclasses
-import io
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from dse.space.axes import axis
 from dse.spec import calibration, load_cluster, load_model
 from dse.spec.base import Spec
 from dse.spec.fields import Count, CountOrZero, Name, Switch, Text
-from dse.spec.load import read_yaml
+from dse.spec.load import as_yaml, read_yaml
 from dse.spec.strategy import Strategy
 from dse.study.export import write_atomically
 from dse.study.provenance import commit, version
@@ -101,7 +100,7 @@ def save(state: State, name: str, folder: str | Path = "studies", question: str 
             "versions": versions(),
         },
     }
-    text = _yaml(document)
+    text = as_yaml(document, width=120)
     Study.parse({key: value for key, value in document.items() if key not in ("kind", "workbench")})
     return write_atomically(Path(folder) / name / FILE, lambda p: p.write_text(text, encoding="utf-8") and None)
 
@@ -116,16 +115,6 @@ def _check_name(name: Any) -> None:
 
 def _title(part: Any) -> str:
     return part if isinstance(part, str) else str(part.id)
-
-
-def _yaml(document: dict[str, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
-    yaml.width = 120
-    yaml.dump(document, text)
-    return text.getvalue()
 
 
 def _run(name: str, title: str, design: Design) -> dict[str, Any]:

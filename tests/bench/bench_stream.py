@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import psutil
+from bench_core import OPTIONS
 
 import dse
 from dse.explore.stream import open_table, plan_of
@@ -26,24 +27,13 @@ from dse.explore.stream.plan import PART_ROWS
 from dse.explore.stream.run import carry_out
 
 MINIMAL = ("step_time", "memory_bytes")
-# Choices that a study of GPT-3 175B on 4,096 devices tries, outermost first; the bandwidths set the number of points.
-CHOICES = {
-    "schedule": ["1f1b", "gpipe", "zero_bubble_h1", "zero_bubble_h2"],
-    "overlap_dp": [True, False],
-    "overlap_tp": [True, False],
-    "overlap_pp": [True, False],
-    "attention": ["flash", "unfused"],
-    "partition_checkpoints": [False, True],
-    "placement": ["tp-cp-dp-pp", "tp-cp-pp-dp"],
-    "gradient_precision": ["fp32", "bf16"],
-}
 WHOLE = 8 * 25_200 * 512  # about 10^8
 
 
 def plan_for(points: int, columns: tuple[str, ...] | None):
     """A space of about ``points`` designs, eight to sixteen axes."""
     choices, size = [], 25_200  # the strategies of the default axes
-    for name, values in reversed(CHOICES.items()):
+    for name, values in reversed(OPTIONS.items()):
         if size * len(values) > points:
             break
         choices, size = [dse.axis(name, values), *choices], size * len(values)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dse.errors import Fault, InfeasibleDesign, SpecError
+from dse.plain import plain
 from dse.view.files import check_figure, write_figure
 
 
@@ -83,7 +84,7 @@ def require(
         found.export(out)
     if figure is not None:
         write_figure(found.figure(title=" and ".join(target)), figure)
-    typer.echo(json.dumps(found.summary(), indent=2, default=_plain) if as_json else repr(found))
+    typer.echo(json.dumps(found.summary(), indent=2, default=plain) if as_json else repr(found))
 
 
 def _options(given: list[str] | None) -> dict[str, Any] | None:
@@ -105,7 +106,3 @@ def _prices(given: list[str] | None) -> dict[str, str] | None:
             raise SpecError([Fault("price", repr(item[:60]), 'must be "FIELD=100 USD/(GB/s)"')])
         found[name] = value
     return found or None
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)

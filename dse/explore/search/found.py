@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,8 @@ from dse.explore.search import pareto
 from dse.explore.search.inner import Inner
 from dse.explore.search.problem import Group, Problem
 from dse.explore.search.text import point_text, text
+from dse.plain import plain
+from dse.spec.load import as_yaml
 from dse.units import engineering
 
 if TYPE_CHECKING:
@@ -219,26 +222,19 @@ class SearchResult:
 
     def why_none(self) -> str:
         """The commonest reasons why no design is feasible, nearest misses first."""
-        counts: dict[str, int] = {}
-        for number, answer in enumerate(self.answers):
-            names = "; ".join(answer.nearest[1]) if answer.nearest else "no legal strategy"
-            counts.setdefault(names, 0)
-            counts[names] += 1
-            del number
-        common = sorted(counts, key=lambda name: -counts[name])
-        texts = [f"{counts[name]:,} break {name}" for name in common[:4]]
-        nearest = min(
-            (n for n, a in enumerate(self.answers) if a.nearest), key=lambda n: self._shortfall(n), default=None
-        )
+        broken = Counter("; ".join(a.nearest[1]) if a.nearest else "no legal strategy" for a in self.answers)
+        texts = [f"{count:,} break {names}" for names, count in broken.most_common(4)]
+        nearest = min((n for n, a in enumerate(self.answers) if a.nearest), key=self._shortfall, default=None)
         example = "" if nearest is None else f"; the nearest: {point_text(self, nearest)}: {self.why(nearest)}"
         return f"none of the {len(self.points):,} hardware designs is feasible: {', '.join(texts)}{example}"
 
     def _shortfall(self, number: int) -> float:
-        answer = self.answers[number]
-        if answer.nearest is None:
+        """How far the nearest strategy of an infeasible hardware design is from feasible, in relative terms."""
+        nearest = self.answers[number].nearest
+        if nearest is None:
             return float("inf")
         scales = {c.text: max(abs(c.value), 1e-12) for c in self.problem.constraints}
-        return sum(-margin / scales.get(name, 1e11) for name, margin in answer.nearest[1].items())
+        return sum(-margin / scales.get(name, 1e11) for name, margin in nearest[1].items())
 
     # -- showing and keeping -----------------------------------------------------------------------------------
 
@@ -257,15 +253,15 @@ class SearchResult:
         export(self.table, folder / "designs.parquet", provenance=self.provenance)
         export(self.front, folder / "front.csv", provenance=self.provenance)
         kept = {name: getattr(self, name) for name in KEPT}
-        whole = json.dumps({**kept, "answers": [a.to_dict() for a in self.answers]}, default=_plain) + "\n"
+        whole = json.dumps({**kept, "answers": [a.to_dict() for a in self.answers]}, default=plain) + "\n"
         write_atomically(folder / ANSWERS, _writer(whole))
         if len(self.front_rows):
+            best = self.best
             for name in ("cluster", "strategy"):
-                page = _yaml({"kind": name, **self.best.specs[name].to_plain()})
+                page = as_yaml({"kind": name, **best.specs[name].to_plain()})
                 write_atomically(folder / f"best-{name}.yaml", _writer(page))
         return write_atomically(
-            folder / "summary.json",
-            _writer(json.dumps(self.summary(), indent=2, sort_keys=True, default=_plain) + "\n"),
+            folder / "summary.json", _writer(json.dumps(self.summary(), indent=2, sort_keys=True, default=plain) + "\n")
         )
 
     def summary(self) -> dict[str, Any]:
@@ -316,23 +312,9 @@ def load_result(folder: str | Path) -> SearchResult:
         raise StudyError(f"{path} cannot be read: {error!r}"[:300]) from None
 
 
-def _yaml(data: dict[str, Any]) -> str:
-    import io
-
-    from ruamel.yaml import YAML
-
-    page = io.StringIO()
-    YAML(typ="safe", pure=True).dump(data, page)
-    return page.getvalue()
-
-
 def _writer(page: str) -> Callable[[Path], None]:
     return lambda path: path.write_text(page, encoding="utf-8") and None
 
 
 def _header(name: str, unit: str) -> str:
     return f"{name} [{unit}]" if unit not in ("", "1") else name
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)

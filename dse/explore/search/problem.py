@@ -53,6 +53,10 @@ class Problem:
     also: tuple[str, ...] = ()
     _known: dict[tuple[Any, ...], Group] = field(default_factory=dict, init=False, compare=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Groups are made again where they are needed, rather than sent along."""
+        return {**self.__dict__, "_known": {}}
+
     @property
     def noted(self) -> tuple[str, ...]:
         """Quantities that the table shows beside the objectives: those of the budget, and those asked for."""

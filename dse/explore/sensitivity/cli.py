@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dse.errors import Fault, SpecError
+from dse.plain import finite
 
 if TYPE_CHECKING:
     from dse.explore.result import Result
@@ -95,7 +94,7 @@ def sensitivity(
         from dse.view import sensitivity as views
 
         write_figure(getattr(views, kind)(found, design=design), figure)
-    typer.echo(json.dumps({"kind": kind, **_plain(found)}, indent=2) if as_json else str(found))
+    typer.echo(json.dumps({"kind": kind, **finite(found)}, indent=2) if as_json else str(found))
 
 
 def _design(
@@ -130,18 +129,3 @@ def _analysis(
     if kind in ("sobol", "morris"):
         return getattr(study, name), (factor or [],)
     return getattr(study, name), (target or (), factor or None) if kind == "discover" else ()
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: tables become lists of rows, and what is not a number null."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if hasattr(value, "to_dict"):
-        return [_plain(row) for row in value.to_dict("records")]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

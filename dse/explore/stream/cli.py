@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dse.errors import Fault, SpecError
+from dse.plain import plain
 
 if TYPE_CHECKING:
     from dse.explore.stream.forecast import Forecast
@@ -196,7 +197,7 @@ def _print_table(table: StreamedTable, as_json: bool) -> None:
             "sha256": table.manifest["sha256"],
             "best": best,
         }
-        typer.echo(json.dumps(found, indent=2, default=lambda v: v.item() if hasattr(v, "item") else str(v)))
+        typer.echo(json.dumps(found, indent=2, default=plain))
         return
     typer.echo(str(table))
     typer.echo(f"{good:,} feasible; rules broken: {', '.join(f'{r} {n:,}' for r, n in broken.items()) or 'none'}")
