@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dse
+from dse.app import compare, controls, saved
+from dse.app.design import canonical
+from dse.app.state import History, State, landscape, start
 from dse.errors import SpecError
 from dse.study.spec import Study
 from dse.study.spec import load_study as read_study
-from dse.workbench import compare, controls, saved
-from dse.workbench.design import canonical
-from dse.workbench.state import History, State, landscape, start
 
 BANDWIDTH = "cluster.node.accelerator.memory.bandwidth"
 CASES = {

@@ -198,7 +198,7 @@ class Study(Spec):
     trends: tuple[Trend, ...] = ()
     averages: tuple[Average, ...] = ()
     search_checks: tuple[SearchCheck, ...] = ()
-    workbench: dict[str, Any] = Field(default_factory=dict)  # what dse.workbench.saved keeps: views, locks, versions
+    workbench: dict[str, Any] = Field(default_factory=dict)  # what dse.app.saved keeps: views, locks, versions
 
     @model_validator(mode="before")
     @classmethod

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dse.app.design import Design
+from dse.app.state import State
 from dse.errors import Fault, SpecError
 from dse.explore.confidence import changes, compare
 from dse.explore.result import Result
 from dse.explore.tables import HEADLINES
 from dse.space.axes import locate
-from dse.workbench.design import Design
-from dse.workbench.state import State
 
 if TYPE_CHECKING:
     import pandas as pd

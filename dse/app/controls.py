@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
+from dse.app.design import Design, canonical
+from dse.app.state import State
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import RULES, price, violations
 from dse.explore.points import Sentence
@@ -18,8 +20,6 @@ from dse.space.enumerate import divisors, powers_of_two
 from dse.spec import load_cluster, load_model
 from dse.spec.catalogue import ids
 from dse.spec.strategy import Strategy
-from dse.workbench.design import Design, canonical
-from dse.workbench.state import State
 
 LABELS = {
     "tp": "Tensor parallel", "pp": "Pipeline parallel", "cp": "Context parallel", "ep": "Expert parallel",

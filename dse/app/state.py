@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dse.app.design import WHOLE, Design, canonical, has_field, named
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import bind_axes, graph_of, load_specs
 from dse.explore.result import Result
 from dse.space.axes import Axis, axis
 from dse.spec import load_cluster, load_model, load_strategy
 from dse.spec.strategy import Strategy
-from dse.workbench.design import WHOLE, Design, canonical, has_field, named
 
 if TYPE_CHECKING:
     from dse.explore.best import Best
@@ -324,7 +324,7 @@ def landscape(
     Raises:
         SpecError: an axis without values, or an unknown quantity.
     """
-    from dse.workbench.controls import axis_of
+    from dse.app.controls import axis_of
 
     chosen = [a if isinstance(a, Axis) else axis_of(state, a, points) for a in (x or state.view.x, y or state.view.y)]
     specs = state.design.specs

@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import Field
 
+from dse.app.design import Design, canonical, named
+from dse.app.state import PINS, State
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import bind_axes, load_specs
 from dse.space.axes import axis
@@ -25,8 +27,6 @@ from dse.spec.strategy import Strategy
 from dse.study.export import write_atomically
 from dse.study.provenance import commit, version
 from dse.study.spec import Run, Study
-from dse.workbench.design import Design, canonical, named
-from dse.workbench.state import PINS, State
 
 FILE = "study.yaml"
 DESIGN, ORIGIN = "design", "origin"
