@@ -7,7 +7,7 @@ together, :func:`require` the least resource that meets a target; every number e
 
 from __future__ import annotations
 
-from dse.api import Axis, Result, axis, best, estimate, resume, sweep
+from dse.api import Axis, Result, axis, best, estimate, resume, sweep, workbench
 from dse.cost.graph import quantity
 from dse.errors import DseError, InfeasibleDesign, SpecError, StudyError
 from dse.explore import sensitivity
@@ -56,4 +56,5 @@ __all__ = [
     "stream",
     "sweep",
     "use_calibration",
+    "workbench",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from dse.errors import SpecError
 from dse.explore.best import Best, best
 from dse.explore.evaluate import bind_axes, load_specs
 from dse.explore.result import Result
 from dse.space.axes import Axis, axis
 
-__all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "resume", "sweep"]
+__all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "resume", "sweep", "workbench"]
 
 
 def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Any = ()) -> Result:
@@ -74,3 +75,33 @@ def resume(folder: Any, **how: Any) -> Any:
     from dse.explore.stream import resume as resume_sweep
 
     return resume_sweep(folder, **how)
+
+
+def workbench(
+    model: Any = "gpt3-175b", cluster: Any = "dgx-h100", strategy: Any = None, *, devices: int | None = None,
+    study: Any = None, dark: bool | None = None, folder: Any = "studies",
+) -> Any:  # fmt: skip
+    """Open the workbench in a notebook: sliders, linked views, comparison, search, saved studies.
+
+    Args:
+        model, cluster, strategy, devices: as for :func:`estimate`; without a strategy it starts with the best one.
+        study: a saved study (its folder or ``study.yaml``) to open instead.
+        dark: the theme; by default the notebook's.
+        folder: where studies are saved.
+
+    Returns:
+        A :class:`dse.app.workbench.Workbench`, which a notebook shows as the value of a cell. What is done on the page
+        has a method: ``set``, ``find_best``, ``pin``, ``compare``, ``select``, ``explain``, ``save``; ``state`` and
+        ``result`` are what is shown.
+
+    Raises:
+        SpecError: with every fault of the inputs, or where ipywidgets or anywidget are missing.
+        InfeasibleDesign: no strategy was given and none satisfies the rules.
+    """
+    try:
+        from dse.app.workbench import Workbench
+    except ModuleNotFoundError as error:
+        if error.name not in ("ipywidgets", "anywidget", "traitlets"):
+            raise
+        raise SpecError(f"the workbench needs {error.name}: pip install 'dse[notebook]'") from None
+    return Workbench(model, cluster, strategy, devices=devices, study=study, dark=dark, folder=folder)

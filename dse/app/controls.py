@@ -139,19 +139,19 @@ def _sliders(state: State) -> list[Control]:
     if getattr(peaks, precision) is not None:
         wanted.append((f"{device}.matrix.{precision}", f"Peak compute, {precision.upper()}", "Compute"))
     wanted += [
-        (f"{device}.memory.{field}", f"{template['cluster'].accelerator.memory.name}: {field}", "Memory")
+        (f"{device}.memory.{field}", _named(template["cluster"].accelerator.memory.name, field), "Memory")
         for field in ("capacity", "bandwidth")
     ]
     for index, tier in enumerate(template["cluster"].node.expansion):
         step = _step(tier.name, index)
         wanted += [
-            (f"cluster.node.expansion.{step}.{field}", f"{tier.name}: {field}", "Memory")
+            (f"cluster.node.expansion.{step}.{field}", _named(tier.name, field), "Memory")
             for field in ("capacity", "bandwidth")
         ]
     for index, dimension in enumerate(template["cluster"].network.dimensions):
         step = _step(dimension.name, index)
         wanted += [
-            (f"cluster.network.dimensions.{step}.{field}", f"{dimension.name}: {field}", "Network")
+            (f"cluster.network.dimensions.{step}.{field}", _named(dimension.name, field), "Network")
             for field in ("bandwidth", "latency")
         ]
     found = [_slider(state, specs, template, *item) for item in wanted]
@@ -162,6 +162,13 @@ def _sliders(state: State) -> list[Control]:
         lengths = (specs["model"].seq_len, template["model"].seq_len)
         found.append(_whole(state, "model.seq_len", "Sequence length", *lengths, LONGEST))
     return found
+
+
+def _named(part: str, field: str) -> str:
+    """``HBM bandwidth``, ``InfiniBand latency``."""
+    names = {"nvme": "NVMe", "nvlink": "NVLink", "infiniband": "InfiniBand"}
+    acronym = part.isalpha() and len(part) <= 4
+    return f"{names.get(part.lower(), part.upper() if acronym else part.replace('_', ' ').capitalize())} {field}"
 
 
 def _step(name: str, index: int) -> str:
@@ -310,7 +317,7 @@ def _sizes(state: State) -> list[Control]:
         options.sort(key=lambda option: option.value)
         found.append(
             Control(
-                path, f"{dimension.name}: size", "choice", "Network", dimension.size, usual,
+                path, _named(dimension.name, "size"), "choice", "Network", dimension.size, usual,
                 options=tuple(options), locked=path in state.locks,
             )
         )  # fmt: skip

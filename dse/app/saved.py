@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from dse.app.design import Design, canonical, named
+from dse.app.look import View
 from dse.app.state import PINS, State
 from dse.errors import Fault, SpecError
 from dse.explore.evaluate import bind_axes, load_specs
@@ -39,6 +40,10 @@ class SavedView(Spec):
     x: Text
     y: Text
     quantity: Text
+    best: Switch = False
+    objectives: tuple[Text, ...] = View.objectives
+    follow: Switch = False
+    selected: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     dark: Switch
 
 
@@ -96,7 +101,12 @@ def save(state: State, name: str, folder: str | Path = "studies", question: str 
         "workbench": {
             "seed": state.seed,
             "locks": sorted(state.locks),
-            "view": {**view, "shown": list(state.view.shown)},
+            "view": {
+                **view,
+                "shown": list(state.view.shown),
+                "objectives": list(state.view.objectives),
+                "selected": {column: list(picked) for column, picked in state.view.selected},
+            },
             "versions": versions(),
         },
     }

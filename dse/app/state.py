@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dse.app.design import WHOLE, Design, canonical, has_field, named
+from dse.app.look import View, changed, fitting
 from dse.errors import Fault, SpecError
-from dse.explore.evaluate import bind_axes, graph_of, load_specs
+from dse.explore.evaluate import bind_axes, load_specs
 from dse.explore.result import Result
 from dse.space.axes import Axis, axis
 from dse.spec import load_cluster, load_model, load_strategy
@@ -19,21 +20,8 @@ if TYPE_CHECKING:
     from dse.explore.best import Best
 
 PINS = ("A", "B")
-VIEWS = (
-    "breakdown", "memory", "roofline", "timeline", "landscape", "front", "parallel", "tornado", "energy", "nearest",
-)  # fmt: skip
+VIEW = View()
 HISTORY = 200  # states that undo goes back
-
-
-@dataclass(frozen=True)
-class View:
-    """What is on the screen: which views, the two axes and the quantity of the landscape, and the theme."""
-
-    shown: tuple[str, ...] = ("breakdown", "memory", "roofline")
-    x: str = "cluster.node.accelerator.memory.bandwidth"
-    y: str = "strategy.tp"
-    quantity: str = "step_time"
-    dark: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class State:
     origin: Design
     locks: frozenset[str] = frozenset()
     pins: tuple[tuple[str, Design], ...] = ()
-    view: View = View()
+    view: View = VIEW
     seed: int = 0
 
     @property
@@ -94,6 +82,16 @@ class State:
             return self._with(strategy=self.design.strategy.replace(**{path.removeprefix("strategy."): value}))
         [checked] = bind_axes(self.design.specs, [axis(path, [value])])[0].values
         return self._with(overrides=_sorted({**dict(self.design.overrides), path: checked}))
+
+    def strategy(self, **fields: Any) -> State:
+        """Set several fields of the strategy at once.
+
+        Raises:
+            SpecError: a value outside its range, fields that do not fit each other, or a locked field that changes.
+        """
+        now = self.design.strategy
+        self._unlocked(*(f"strategy.{name}" for name, value in fields.items() if getattr(now, name, None) != value))
+        return self._with(strategy=now.replace(**fields))
 
     def choose_model(self, model: Any) -> State:
         """Take another model; fields of the old one that were set by hand are dropped, unless they are locked.
@@ -229,35 +227,21 @@ class State:
         if pinned is None:
             raise SpecError([Fault("pin", repr(name)[:40], "nothing is pinned there")])
         kept = frozenset(path for path in self.locks if has_field(pinned, path) and pinned.get(path) == self.get(path))
-        return dataclasses.replace(self, design=pinned, locks=kept, view=_fitting(self.view, pinned))
+        return dataclasses.replace(self, design=pinned, locks=kept, view=fitting(self.view, pinned))
 
     def look(self, **changes: Any) -> State:
-        """Change the view: ``shown``, ``x``, ``y``, ``quantity``, ``dark``.
+        """Change properties of the view (see :class:`dse.app.look.View`).
 
         Raises:
-            SpecError: an unknown view, axis or quantity.
+            SpecError: an unknown property, view, axis or quantity, or a selection that is none.
         """
-        unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(View)})
-        if unknown:
-            raise SpecError([Fault(f"view.{unknown[0]}"[:60], "", "is not a property of the view")])
-        if "shown" in changes:
-            shown = changes["shown"]
-            if not isinstance(shown, list | tuple) or any(name not in VIEWS for name in shown):
-                raise SpecError([Fault("view.shown", repr(shown)[:80], f"must be some of {', '.join(VIEWS)}")])
-            changes["shown"] = tuple(dict.fromkeys(shown))
-        for name in {"x", "y"} & set(changes):
-            changes[name] = canonical(self.design, changes[name])
-        if "quantity" in changes:
-            self.result[changes["quantity"]]  # raises where there is none of that name
-        if not isinstance(changes.get("dark", False), bool):
-            raise SpecError([Fault("view.dark", repr(changes["dark"])[:40], "must be true or false")])
-        return dataclasses.replace(self, view=dataclasses.replace(self.view, **changes))
+        return dataclasses.replace(self, view=changed(self.view, self.design, changes))
 
     # -- the inside --------------------------------------------------------------------------------------------
 
     def _with(self, **changes: Any) -> State:
         design = dataclasses.replace(self.design, **changes).checked()
-        return dataclasses.replace(self, design=design, view=_fitting(self.view, design))
+        return dataclasses.replace(self, design=design, view=fitting(self.view, design))
 
     def _kept(self, root: str) -> tuple[tuple[str, Any], ...]:
         """Overrides that outlive the choice of another model or cluster."""
@@ -267,15 +251,6 @@ class State:
         faults = [Fault(path, "", "is locked; unlock it first") for path in paths if path in self.locks]
         if faults:
             raise SpecError(faults)
-
-
-def _fitting(view: View, design: Design) -> View:
-    """The view with the usual axes and quantity in the place of those that the design does not have."""
-    lost = {name: getattr(View, name) for name in ("x", "y") if not has_field(design, getattr(view, name))}
-    known = graph_of(design.strategy.execution).quantities
-    if view.quantity not in known and "." not in view.quantity and view.quantity != "feasible":
-        lost["quantity"] = View.quantity
-    return dataclasses.replace(view, **lost) if lost else view
 
 
 def _sorted(overrides: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -324,12 +299,13 @@ def landscape(
     Raises:
         SpecError: an axis without values, or an unknown quantity.
     """
+    from dse.app.blocks import bind, fill
     from dse.app.controls import axis_of
 
     chosen = [a if isinstance(a, Axis) else axis_of(state, a, points) for a in (x or state.view.x, y or state.view.y)]
-    specs = state.design.specs
-    result = Result(specs, bind_axes(specs, chosen, state.design.devices), devices_given=True)
-    result[quantity or state.view.quantity], result["feasible"]
+    specs, wanted = state.design.specs, quantity or state.view.quantity
+    result = fill(Result(specs, bind(specs, chosen, state.design.devices), devices_given=True), [wanted])
+    result[wanted], result["feasible"]
     return result
 
 

@@ -1,0 +1,201 @@
+"""The board: the views that are shown, each a card with a figure, redrawn with every state."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from dse.app import markup
+from dse.app.brush import boxes, unpicked
+from dse.app.controls import Control
+from dse.app.later import Later, Step
+from dse.app.look import VIEWS
+from dse.app.state import State
+from dse.app.views import COARSE, FINE, KINDS, Scene
+from dse.app.widgets import Html, Plot
+from dse.errors import DseError
+from dse.view import theme
+
+LOG = logging.getLogger("dse")
+MIDDLE = 120  # points of an axis of the landscape on its way from coarse to fine
+REST = (0.06, 0.25)  # seconds after the last change: heavy views, then the finest landscape
+QUANTITIES = ("step_time", "tokens_per_s", "mfu", "memory_bytes", "cost", "energy", "power", "goodput", "tco")
+Event = Callable[[str, dict[str, Any]], None]
+
+
+class Card:
+    """One view on the page: a line with its choices, and the figure."""
+
+    def __init__(self, name: str, act: Callable[[str, Any], None], event: Event) -> None:
+        self.name = name
+        self.head = Html(on_do=act, kind="dse-card-head")
+        self.plot = Plot(on_event=lambda message: event(name, message))
+        self.widget = widgets.VBox([self.head, self.plot])
+        self.widget.add_class("dse-card")
+        self.widget.add_class(f"dse-view-{name}")
+        self.meta: dict[str, Any] = {}
+
+    def show(self, figure: dict[str, Any], revision: int) -> None:
+        """Draw; what the figure says of its axes is kept, to read brushes by."""
+        self.meta = figure["layout"].get("meta") or {}
+        self.plot.show(json.dumps(figure, separators=(",", ":")), revision)
+
+
+class Board:
+    """All views. ``act`` gets what is clicked outside the figures, ``event`` what happens in them."""
+
+    def __init__(self, act: Callable[[str, Any], None], event: Event) -> None:
+        self._act, self._event = act, event
+        self.cards: dict[str, Card] = {}
+        self.chooser = Html(on_do=act, kind="dse-chooser")
+        self.grid = widgets.Box()
+        self.grid.add_class("dse-grid")
+        self.later = Later()
+        self.searched: Any = None
+        self.revision = 0
+
+    def show(self, state: State, found: Sequence[Control]) -> None:
+        """Draw a state: what is cheap now, the rest when the kernel is idle; a newer state replaces what is not drawn.
+
+        Args:
+            found: the controls of the state, which the axes of the landscape are chosen from.
+        """
+        self.revision += 1
+        shown = state.view.shown
+        self.chooser.html = _chooser(state)
+        for name in shown:
+            if name not in self.cards:
+                self.cards[name] = Card(name, self._act, self._event)
+        children = tuple(self.cards[name].widget for name in shown)
+        if children != self.grid.children:
+            self.grid.children = children
+        scene = Scene(state, COARSE, self.searched)
+        axes = [("", c.path, c.label) for c in found if c.kind in ("slider", "choice", "switch")]
+        for name in shown:
+            self.cards[name].head.html = _head(name, state, axes)
+            if not KINDS[name].heavy:
+                self._draw(name, scene)
+        self.later.plan([*self._heavy(shown, scene), *self._refined(shown, state)])
+
+    def _heavy(self, shown: tuple[str, ...], scene: Scene) -> list[Step]:
+        names = [name for name in shown if KINDS[name].heavy]
+        return [(REST[0] if i == 0 else 0.0, lambda name=name: self._draw(name, scene)) for i, name in enumerate(names)]
+
+    def _refined(self, shown: tuple[str, ...], state: State) -> list[Step]:
+        if "landscape" not in shown:
+            return []
+        finer = [
+            (delay, Scene(state, points, self.searched)) for delay, points in zip(REST, (MIDDLE, FINE), strict=True)
+        ]
+        return [(delay, lambda scene=scene: self._draw("landscape", scene)) for delay, scene in finer]
+
+    def widen(self, name: str) -> None:
+        """Let a card take the whole width, or no longer."""
+        card = self.cards[name].widget
+        if "dse-wide" in card._dom_classes:
+            card.remove_class("dse-wide")
+        else:
+            card.add_class("dse-wide")
+
+    def _draw(self, name: str, scene: Scene) -> None:
+        self.cards[name].show(drawn(name, scene), self.revision)
+
+
+def drawn(name: str, scene: Scene) -> dict[str, Any]:
+    """A view as plain data in the sizes of the board; where it cannot be drawn, the reason in its place."""
+    kind = KINDS[name]
+    try:
+        figure = kind.draw(scene)
+    except DseError as error:
+        figure = _reason(str(error), scene.dark)
+    except Exception as error:  # a fault of ours must not take the other views with it
+        LOG.exception("the view %s", name)
+        figure = _reason(f"{type(error).__name__}: {error}", scene.dark)
+    plain = compact(json.loads(figure.to_json()), name)
+    return _with_selection(plain, dict(scene.state.view.selected))
+
+
+def _with_selection(figure: dict[str, Any], selected: dict[str, Any]) -> dict[str, Any]:
+    """The figure with what is selected drawn on it as the user would draw it."""
+    meta = figure["layout"].get("meta") or {}
+    figure["layout"]["selections"] = boxes(meta, selected)
+    for place, dimension in enumerate(meta.get("dimensions", ())):
+        ends = unpicked(dimension, selected[dimension["column"]]) if dimension["column"] in selected else None
+        if ends:
+            for trace in figure["data"]:
+                trace["dimensions"][place]["constraintrange"] = ends
+    return figure
+
+
+def compact(figure: dict[str, Any], name: str) -> dict[str, Any]:
+    """A figure for a card: smaller type, and without the line that says which design it is of."""
+    kind, layout = KINDS[name], figure["layout"]
+    title = layout.get("title", {})
+    words = title.get("subtitle", {}).get("text", "")
+    bad = next((line for line in words.split("<br>") if line.startswith("Infeasible")), "")
+    layout["title"] = {
+        **title,
+        "font": {"size": 15},
+        "subtitle": {"text": bad, "font": {"size": 12}},
+        "x": 0.01,
+        "y": 0.98,
+    }
+    layout["font"] = {**layout.get("font", {}), "size": 12}
+    layout["height"] = kind.height
+    layout["margin"] = {**layout.get("margin", {}), "t": 58 if bad else 40, "r": 16}
+    legend = layout.get("legend", {})
+    layout["legend"] = {**legend, "font": {"size": 12}}
+    layout["dragmode"] = "select" if kind.brush else "zoom"
+    axes = [layout.get(axis, {}).get("title", {}).get("text", "") for axis in ("xaxis", "yaxis")]
+    layout["uirevision"] = "|".join([name, *axes])  # what was zoomed stays so while the units do
+    layout["newselection"] = {"mode": "immediate"}
+    layout["modebar"] = {"remove": ["lasso2d", "autoScale2d"]}
+    return figure
+
+
+def _reason(text: str, dark: bool) -> Any:
+    """A figure that says why there is none."""
+    import textwrap
+
+    figure = theme.blank("", dark)
+    lines = "<br>".join(textwrap.wrap(text, 80)[:8])
+    figure.add_annotation(text=lines, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 14})
+    return figure.update_xaxes(visible=False).update_yaxes(visible=False)
+
+
+# -- HTML -----------------------------------------------------------------------------------------------------
+
+
+def _chooser(state: State) -> str:
+    shown = state.view.shown
+    return "".join(
+        markup.button(f"view:{name}", KINDS[name].title, KINDS[name].hint, on=name in shown, kind="toggle")
+        for name in VIEWS
+    )
+
+
+def _head(name: str, state: State, axes: list[tuple[str, str, str]]) -> str:
+    """What can be chosen on a card."""
+    view, parts = state.view, [""]
+    if name == "landscape":
+        parts = [
+            markup.select("look:quantity", _quantities(), view.quantity, "Quantity"),
+            "over", markup.select("look:x", axes, view.x, "Horizontal axis"),
+            "and", markup.select("look:y", axes, view.y, "Vertical axis"),
+        ]  # fmt: skip
+    if name in ("front", "parallel"):
+        parts = [
+            markup.select("objective:0", _quantities(), view.objectives[0], "First objective"),
+            "and", markup.select("objective:1", _quantities(), view.objectives[1], "Second objective"),
+        ]  # fmt: skip
+    close = markup.tool(f"view:{name}", "close", f"Hide {KINDS[name].title}")
+    wide = markup.tool(f"wide:{name}", "wide", f"Widen {KINDS[name].title}")
+    return f"<div class='dse-card-line'><span class='dse-card-choices'>{' '.join(parts)}</span>{wide}{close}</div>"
+
+
+def _quantities() -> list[tuple[str, str, str]]:
+    return [("", name, theme.sentence(theme.title_of(name))) for name in QUANTITIES]

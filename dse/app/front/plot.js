@@ -1,0 +1,103 @@
+// A Plotly figure that follows the kernel: draws the latest figure it was given and reports every click and brush once.
+// Plotly's own code is asked from the kernel once a page and shared by all figures.
+const STORE = (globalThis.__dse_plotly ??= { waiting: [], library: null, asked: 0 });
+
+function evaluate(buffer) {
+  const module = { exports: {} };
+  const text = new TextDecoder().decode(buffer);
+  new Function("module", "exports", "define", text)(module, module.exports, undefined);
+  return module.exports;
+}
+
+function library(model) {
+  if (STORE.library) return Promise.resolve(STORE.library);
+  model.on("msg:custom", (message, buffers) => {
+    if (message.type !== "plotly" || STORE.library) return;
+    STORE.library = evaluate(buffers[0]);
+    STORE.waiting.splice(0).forEach((ready) => ready(STORE.library));
+  });
+  const ask = () => {
+    if (STORE.library || Date.now() - STORE.asked < 3000) return;
+    STORE.asked = Date.now(); // a widget whose kernel is gone never answers: another one asks after a while
+    model.send({ type: "plotly" });
+  };
+  ask();
+  const timer = setInterval(ask, 1000);
+  return new Promise((ready) => STORE.waiting.push(ready)).then((found) => (clearInterval(timer), found));
+}
+
+const number = (value) => (typeof value === "number" && !Number.isFinite(value) ? null : value);
+
+function render({ model, el }) {
+  const box = document.createElement("div");
+  box.className = "dse-plot";
+  el.appendChild(box);
+  let busy = false, next = null, last = "", drawn = false, gone = false, programmatic = false;
+  const send = (message) => model.send({ ...message, revision: model.get("revision") });
+
+  function listen() {
+    box.on("plotly_click", (event) => {
+      const points = event.points.map((p) => ({
+        curve: p.curveNumber, point: p.pointNumber ?? p.pointIndex ?? null,
+        x: number(p.x) ?? null, y: number(p.y) ?? null, name: p.data.name ?? "", meta: p.data.meta ?? null,
+      }));
+      send({ type: "click", points });
+    });
+    box.on("plotly_selected", (event) => {
+      if (programmatic) return;
+      if (event?.range) send({ type: "brush", range: event.range });
+      else if (event?.lassoPoints) send({ type: "brush", lasso: event.lassoPoints });
+      else if (box._fullLayout?.selections?.length) {
+        // a box over traces without points of their own, such as heat maps: Plotly reports the box alone
+        const s = box.layout.selections[box.layout.selections.length - 1];
+        if (s.type === "rect") send({ type: "brush", range: { [s.xref ?? "x"]: [s.x0, s.x1], [s.yref ?? "y"]: [s.y0, s.y1] } });
+      }
+    });
+    box.on("plotly_deselect", () => programmatic || send({ type: "clear" }));
+    box.on("plotly_restyle", ([change]) => {
+      if (programmatic || !Object.keys(change).some((key) => key.includes("constraintrange"))) return;
+      send({ type: "ranges", ranges: box.data[0].dimensions.map((d) => d.constraintrange ?? null) });
+    });
+  }
+
+  async function paint() {
+    next = { figure: model.get("figure"), revision: model.get("revision") };
+    if (busy) return; // the one that is drawing takes the latest when it is done
+    busy = true;
+    const Plotly = await library(model);
+    while (next && !gone) {
+      const { figure, revision } = next;
+      next = null;
+      if (!figure) continue;
+      if (figure === last) { box.dataset.revision = revision; continue; }
+      last = figure;
+      const { data, layout } = JSON.parse(figure);
+      delete layout.width;
+      layout.autosize = true;
+      layout.selectionrevision = revision; // what is selected is the kernel's to say
+      box.style.height = `${layout.height}px`;
+      programmatic = true;
+      await Plotly.react(box, data, layout, {
+        displaylogo: false, responsive: false, modeBarButtonsToRemove: ["toImage"],
+      });
+      programmatic = false;
+      if (!drawn) listen();
+      drawn = true;
+      box.dataset.revision = revision;
+    }
+    busy = false;
+  }
+
+  model.on("change:revision", paint);
+  paint();
+  const watch = new ResizeObserver(() => drawn && box.offsetWidth && STORE.library.Plots.resize(box));
+  watch.observe(el);
+  return () => {
+    gone = true;
+    watch.disconnect();
+    model.off("change:revision", paint);
+    if (drawn) STORE.library.purge(box);
+  };
+}
+
+export default { render };

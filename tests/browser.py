@@ -1,0 +1,180 @@
+"""A real JupyterLab, driven by Chromium: fixtures for the tests of the workbench.
+
+Where Chromium, JupyterLab or Playwright is missing the tests are skipped with the reason, unless ``CI`` is set: there
+they fail.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+NOISE = (  # of JupyterLab itself, whatever the notebook does
+    "favicon",
+    "net::ERR_INTERNET_DISCONNECTED",
+    "the server responded with a status of 404",
+)
+
+
+def chromium_path() -> str | None:
+    """A Chromium or Chrome on this machine."""
+    given = os.environ.get("BROWSER_PATH")
+    return given or next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+
+
+def missing() -> str:
+    """What a browser test lacks here; empty if nothing."""
+    lacks = [name for name in ("jupyterlab", "playwright", "anywidget") if importlib.util.find_spec(name) is None]
+    lacks += [] if chromium_path() else ["Chromium"]
+    return f"needs {', '.join(lacks)}" if lacks else ""
+
+
+def require_browser() -> None:
+    """Skip where there is no browser; fail in CI.
+
+    Raises:
+        Skipped, Failed: something is missing.
+    """
+    if lacks := missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the workbench in a browser {lacks}")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A JupyterLab of its own: its address and the folder of its notebooks."""
+    require_browser()
+    root, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
+    quiet = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    places = {"CONFIG_DIR": "config", "DATA_DIR": "data", "RUNTIME_DIR": "runtime"}
+    env = dict(os.environ, **{f"JUPYTER_{name}": str(home / folder) for name, folder in places.items()})
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    with (home / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [
+                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+                "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={root}",
+                "--LabApp.expose_app_in_browser=True",
+            ],
+            env=env, stdout=log, stderr=log,
+        )  # fmt: skip
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(server, url, home / "server.log")
+        yield url, root
+        server.terminate()
+        server.wait(30)
+
+
+def _wait_for(server: Any, url: str, log: Path) -> None:
+    for _ in range(900):
+        if server.poll() is not None:
+            pytest.fail(log.read_text())
+        try:
+            urllib.request.urlopen(url + "/api", timeout=1)
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    pytest.fail(f"JupyterLab did not answer: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser."""
+    require_browser()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Notebook:
+    """A notebook in JupyterLab: the page, what went wrong on it, and its kernel's answers."""
+
+    def __init__(self, page: Any, root: Path) -> None:
+        self.page, self.root, self.errors = page, root, []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self._heard(message))
+
+    def _heard(self, message: Any) -> None:
+        if message.type == "error" and not any(text in message.text for text in NOISE):
+            self.errors.append(f"{message.text} ({(message.location or {}).get('url', '')})")
+
+    def run_all(self) -> None:
+        """Run all cells, once the kernel is ready."""
+        self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
+        self.page.locator("#jp-MainMenu").get_by_text("Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    def python(self, code: str) -> Any:
+        """Run code in the notebook's kernel and return what it assigned to ``answer`` (as JSON can hold it)."""
+        wrapped = f"{code}\nimport json as _json\nprint('ANSWER' + _json.dumps(answer))"
+        text = self.page.evaluate(_ASK, wrapped)
+        assert "ANSWER" in text, text
+        return json.loads(text.split("ANSWER", 1)[1].strip().splitlines()[0])
+
+    def close(self) -> None:
+        """End the kernel."""
+        self.page.evaluate("async () => { await window.jupyterapp.serviceManager.sessions.shutdownAll() }")
+        self.page.close()
+
+
+_ASK = """async (code) => {
+  const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
+  const future = kernel.requestExecute({ code, store_history: false });
+  let text = "";
+  future.onIOPub = (m) => {
+    if (m.header.msg_type === "stream") text += m.content.text;
+    if (m.header.msg_type === "error") text += m.content.traceback.join("\\n");
+  };
+  await future.done;
+  return text;
+}"""
+
+
+@pytest.fixture
+def notebook(lab: Any, chromium: Any) -> Iterator[Any]:
+    """Opens a notebook of some cells and runs it; no error may have been on the page when the test ends."""
+    url, root = lab
+    opened: list[Notebook] = []
+
+    def run(name: str, *cells: str, width: int = 1280, height: int = 1000, dark: bool = False) -> Notebook:
+        book = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": KERNEL}
+        )
+        nbformat.write(book, root / f"{name}.ipynb")
+        page = chromium.new_page(viewport={"width": width, "height": height})
+        made = Notebook(page, root)
+        opened.append(made)
+        page.goto(f"{url}/lab/workspaces/{name}/tree/{name}.ipynb?reset")
+        made.run_all()
+        return made
+
+    yield run
+    for made in opened:
+        made.close()
+        assert made.errors == []
