@@ -50,6 +50,10 @@ def _joined(pieces: Sequence[Any], blocks: Sequence[tuple[slice, ...]], shape: t
     whole = np.empty(shape, dtype=np.result_type(*arrays))
     for block, array in zip(blocks, arrays, strict=True):
         whole[block] = array
+    for i, side in enumerate(sides):
+        start = whole.take([0], axis=i)
+        if side == {1} and np.array_equal(np.broadcast_to(start, whole.shape), whole):
+            whole = start
     return whole
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -12,15 +13,17 @@ import ipywidgets as widgets
 from dse.app import markup
 from dse.app.brush import boxes, unpicked
 from dse.app.controls import Control
+from dse.app.envelope import Envelope
 from dse.app.later import Later, Step
 from dse.app.look import VIEWS
 from dse.app.state import State
-from dse.app.views import COARSE, FINE, KINDS, Scene
+from dse.app.views import COARSE, ENVELOPE, FINE, KINDS, Scene
 from dse.app.widgets import Html, Plot
 from dse.errors import DseError
 from dse.view import theme
 
 LOG = logging.getLogger("dse")
+ROUGH = 8  # points of an axis of the first landscape of the best strategies
 MIDDLE = 120  # points of an axis of the landscape on its way from coarse to fine
 REST = (0.06, 0.25)  # seconds after the last change: heavy views, then the finest landscape
 QUANTITIES = ("step_time", "tokens_per_s", "mfu", "memory_bytes", "cost", "energy", "power", "goodput", "tco")
@@ -77,7 +80,7 @@ class Board:
         axes = [("", c.path, c.label) for c in found if c.kind in ("slider", "choice", "switch")]
         for name in shown:
             self.cards[name].head.html = _head(name, state, axes)
-            if not KINDS[name].heavy:
+            if not (KINDS[name].heavy or (name == "landscape" and state.view.best)):
                 self._draw(name, scene)
         self.later.plan([*self._heavy(shown, scene), *self._refined(shown, state)])
 
@@ -88,10 +91,28 @@ class Board:
     def _refined(self, shown: tuple[str, ...], state: State) -> list[Step]:
         if "landscape" not in shown:
             return []
-        finer = [
-            (delay, Scene(state, points, self.searched)) for delay, points in zip(REST, (MIDDLE, FINE), strict=True)
-        ]
-        return [(delay, lambda scene=scene: self._draw("landscape", scene)) for delay, scene in finer]
+        if state.view.best:
+            return [step for points in (ROUGH, ENVELOPE) for step in self._enveloping(state, points)]
+        finer = [(wait, Scene(state, points, self.searched)) for wait, points in zip(REST, (MIDDLE, FINE), strict=True)]
+        return [(wait, lambda scene=scene: self._draw("landscape", scene)) for wait, scene in finer]
+
+    def _enveloping(self, state: State, points: int) -> list[Step]:
+        """The best strategies of the landscape row by row, then the picture of them."""
+        made: list[Envelope] = []
+
+        def begin() -> None:
+            with contextlib.suppress(DseError):  # the picture says why
+                made.append(Envelope(state, state.view.x, state.view.y, points))
+
+        def row(number: int) -> None:
+            if made and number < made[0].rows:
+                made[0].step(number)
+
+        def draw() -> None:
+            self._draw("landscape", Scene(state, points, self.searched, made[0].result() if made else None))
+
+        rows: list[Step] = [(0.0, lambda number=number: row(number)) for number in range(points)]
+        return [(REST[0], begin), *rows, (0.0, draw)]
 
     def widen(self, name: str) -> None:
         """Let a card take the whole width, or no longer."""
@@ -186,6 +207,8 @@ def _head(name: str, state: State, axes: list[tuple[str, str, str]]) -> str:
             markup.select("look:quantity", _quantities(), view.quantity, "Quantity"),
             "over", markup.select("look:x", axes, view.x, "Horizontal axis"),
             "and", markup.select("look:y", axes, view.y, "Vertical axis"),
+            markup.button("everywhere", "Best strategy at every point", "Each point with its own best strategy, "
+                          "instead of the present one everywhere", on=view.best, kind="toggle"),
         ]  # fmt: skip
     if name in ("front", "parallel"):
         parts = [

@@ -382,7 +382,7 @@ def axis_of(state: State, path: str, points: int) -> Axis:
             spaced = np.geomspace if control.log else np.linspace
             values = spaced(control.low, control.high, points)
             if control.whole:
-                values = np.unique(np.rint(values).astype(int))
+                values = np.asarray([n for n in powers_of_two(int(control.high)) if n >= control.low])
             target = "cluster.devices" if path == "devices" else path
             return axis(target, values.tolist(), name=_short(path))
     for control in _sizes(state):

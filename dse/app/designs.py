@@ -153,6 +153,12 @@ def strategies(
     return _strategies(state.design, locked, goals, int(infeasible), stamp())
 
 
+def space_of(state: State) -> Space:
+    """The strategies of a state that :meth:`State.best` searches."""
+    locked = frozenset(path.removeprefix("strategy.") for path in state.locks if path.startswith("strategy."))
+    return _space(state.design, locked)[0]
+
+
 def present(state: State, designs: Designs) -> dict[str, Any]:
     """The state's design as a row of the table would have it: its fields and its quantities."""
     known = set(designs.table.columns)

@@ -40,17 +40,16 @@ class Keep:
         listed = [("", study, study) for study in studies] or [("", "", "none saved yet")]
         views = [("", view, kind.title) for view, kind in KINDS.items()]
         tables, figures = ([("", end, text) for end, text in kinds.items()] for kinds in (TABLES, FIGURES))
-        rows = (
-            f"Save as <input data-do='keep:name' value='{name}' aria-label='Name of the study'>"
-            + markup.button("keep:save", "Save", f"Write {self._bench.folder}/NAME/{FILE}", kind="main"),
-            "Open " + markup.select("keep:study", listed, self._chosen["study"], "Saved study")
-            + markup.button("keep:open", "Open", off=not studies),
-            "Table of the designs as "
-            + markup.select("keep:table", tables, self._chosen["table"], "Format of the table") + markup.button("keep:export-table", "Export the table"),
-            "Figure " + markup.select("keep:view", views, self._chosen["view"], "Figure to export")
-            + " as " + markup.select("keep:figure", figures, self._chosen["figure"], "Format of the figure")
-            + markup.button("keep:export-figure", "Export the figure"),
-        )  # fmt: skip
+        save = f"Save as <input data-do='keep:name' value='{name}' aria-label='Name of the study'>"
+        save += markup.button("keep:save", "Save", f"Write {self._bench.folder}/NAME/{FILE}", kind="main")
+        reopen = "Open " + markup.select("keep:study", listed, self._chosen["study"], "Saved study")
+        reopen += markup.button("keep:open", "Open", off=not studies)
+        table = "Table of the designs as " + markup.select("keep:table", tables, self._chosen["table"], "Table format")
+        table += markup.button("keep:export-table", "Export the table")
+        figure = "Figure " + markup.select("keep:view", views, self._chosen["view"], "Figure to export")
+        figure += " as " + markup.select("keep:figure", figures, self._chosen["figure"], "Figure format")
+        figure += markup.button("keep:export-figure", "Export the figure")
+        rows = (save, reopen, table, figure)
         self.widget.html = "".join(f"<div class='dse-line'><span>{row}</span></div>" for row in rows)
 
     def act(self, verb: str, what: str, value: Any) -> bool:

@@ -81,9 +81,9 @@ class Answers:
         """Send what is new."""
         with self._lock:
             news, self._news = self._news, []
-        if self.recorded:  # slots beyond the limit are another process' with more trials
-            self._news += [item for item in news if item[0] >= self.limit]
-            news = [item for item in news if item[0] < self.limit]
+            if self.recorded:  # slots beyond the limit are another process' with more trials
+                self._news += [item for item in news if item[0] >= self.limit]
+                news = [item for item in news if item[0] < self.limit]
         if not news:
             return
         if not self._opened:

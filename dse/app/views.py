@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dse.app.design import Design
 from dse.app.state import State, landscape
 from dse.spec.calibration import stamp
+from dse.view import theme
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -18,16 +19,25 @@ if TYPE_CHECKING:
     from dse.explore.result import Result
 
 COARSE, FINE = 24, 1000  # points of an axis of the landscape: while something moves, and at rest
+ENVELOPE = 24  # points of an axis of the landscape of the best strategies
 TOP = 8  # bars of the tornado
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the views show: a state, how fine its landscape is, and a search's designs in place of the strategies."""
+    """What the views show.
+
+    Attributes:
+        state: the design and the view.
+        points: of each axis of the landscape.
+        searched: the designs of a search, in place of the strategies.
+        surface: the landscape, where it is known already.
+    """
 
     state: State
     points: int = COARSE
     searched: Any = None
+    surface: Result | None = None
 
     @property
     def result(self) -> Result:
@@ -96,6 +106,16 @@ def _landscape(design: Design, x: str, y: str, quantity: str, points: int, _stam
     return landscape(State(design, design), x, y, quantity, points)
 
 
+def enveloped(state: State, points: int) -> Result:
+    """The landscape of the best strategies of a state (see :class:`dse.app.envelope.Envelope`)."""
+    from dse.app.envelope import Envelope
+
+    envelope = Envelope(state, state.view.x, state.view.y, points)
+    for row in range(envelope.rows):
+        envelope.step(row)
+    return envelope.result()
+
+
 # -- figures --------------------------------------------------------------------------------------------------
 
 
@@ -139,10 +159,18 @@ def _map(scene: Scene) -> go.Figure:
     from dse.view.landscape import landscape as draw
 
     view, design = scene.state.view, scene.state.design
-    result = _landscape(design, view.x, view.y, view.quantity, scene.points, stamp())
+    result = scene.surface
+    if result is None and view.best:
+        result = enveloped(scene.state, ENVELOPE)
+    elif result is None:
+        result = _landscape(design, view.x, view.y, view.quantity, scene.points, stamp())
     now = (design.get(view.x), design.get(view.y))
     x, y = (axis.name for axis in result.axes)
-    figure = draw(result, view.quantity, x, y, now=now, selected=_framed(scene, (x, y)), dark=scene.dark)
+    told = {"now": now, "selected": _framed(scene, (x, y)), "dark": scene.dark}
+    if view.best:
+        words = theme.sentence(theme.title_of(view.quantity))
+        told["title"] = f"{words} with the best strategy at every point"
+    figure = draw(result, view.quantity, x, y, **told)
     return figure.update_layout(meta={**figure.layout.meta, "x": column_of(view.x), "y": column_of(view.y)})
 
 

@@ -303,6 +303,7 @@ class Workbench:
             "look": lambda what, value: self.look(**{what: value}),
             "objective": lambda what, value: self._objective(int(what), str(value)),
             "clear": lambda what, value: self.select(),
+            "everywhere": lambda what, value: self.look(best=not self.state.view.best),
             "theme": self._theme,
         }
 
