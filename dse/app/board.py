@@ -165,9 +165,12 @@ def compact(figure: dict[str, Any], name: str) -> dict[str, Any]:
         "x": 0.01,
         "y": 0.98,
     }
+    if name in ("landscape", "front", "parallel"):  # the line above the figure says it
+        layout["title"]["text"] = ""
     layout["font"] = {**layout.get("font", {}), "size": 12}
     layout["height"] = kind.height
-    layout["margin"] = {**layout.get("margin", {}), "t": 58 if bad else 40, "r": 16}
+    top = 58 if bad else 40 if layout["title"]["text"] else 26
+    layout["margin"] = {**layout.get("margin", {}), "t": top, "r": 16}
     legend = layout.get("legend", {})
     layout["legend"] = {**legend, "font": {"size": 12}}
     layout["dragmode"] = "select" if kind.brush else "zoom"
@@ -207,7 +210,7 @@ def _head(name: str, state: State, axes: list[tuple[str, str, str]]) -> str:
             markup.select("look:quantity", _quantities(), view.quantity, "Quantity"),
             "over", markup.select("look:x", axes, view.x, "Horizontal axis"),
             "and", markup.select("look:y", axes, view.y, "Vertical axis"),
-            markup.button("everywhere", "Best strategy at every point", "Each point with its own best strategy, "
+            markup.button("everywhere", "Best at each point", "Each point with its own best strategy, "
                           "instead of the present one everywhere", on=view.best, kind="toggle"),
         ]  # fmt: skip
     if name in ("front", "parallel"):

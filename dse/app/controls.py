@@ -17,8 +17,8 @@ from dse.explore.points import Sentence
 from dse.space import rules
 from dse.space.axes import Axis, axis, locate, with_value
 from dse.space.enumerate import divisors, powers_of_two
-from dse.spec import load_cluster, load_model
 from dse.spec.catalogue import ids
+from dse.spec.glance import family, glance, vendor
 from dse.spec.strategy import Strategy
 
 LABELS = {
@@ -111,18 +111,9 @@ def _option_of(part: Any) -> str:
 @lru_cache(maxsize=4)
 def _entries(kind: str, known: tuple[str, ...]) -> tuple[Option, ...]:
     """Catalogue entries with their names, by group and name."""
-    found = []
-    for entry in known:
-        spec: Any = load_model(entry) if kind == "model" else load_cluster(entry)
-        group = _family(spec) if kind == "model" else spec.accelerator.vendor
-        found.append(Option(entry, spec.name or entry, group))
+    group = family if kind == "model" else vendor
+    found = [Option(entry, glance(kind, entry).get("name") or entry, group(entry)) for entry in known]
     return tuple(sorted(found, key=lambda option: (option.group.lower(), option.label.lower())))
-
-
-def _family(model: Any) -> str:
-    if getattr(model, "moe", None):
-        return "Mixtures of experts"
-    return {"transformer": "Dense transformers", "dlrm": "Recommendation"}.get(model.family, "Convolution")
 
 
 # -- sliders --------------------------------------------------------------------------------------------------
@@ -137,7 +128,7 @@ def _sliders(state: State) -> list[Control]:
     device = "cluster.node.accelerator"
     wanted = []
     if getattr(peaks, precision) is not None:
-        wanted.append((f"{device}.matrix.{precision}", f"Peak compute, {precision.upper()}", "Compute"))
+        wanted.append((f"{device}.matrix.{precision}", f"{precision.upper()} peak", "Compute"))
     wanted += [
         (f"{device}.memory.{field}", _named(template["cluster"].accelerator.memory.name, field), "Memory")
         for field in ("capacity", "bandwidth")

@@ -164,7 +164,8 @@ def present(state: State, designs: Designs) -> dict[str, Any]:
     known = set(designs.table.columns)
     row: dict[str, Any] = {n: getattr(state.design.strategy, n) for n in Strategy.model_fields if n in known}
     if "dp" in known:
-        row["dp"] = state.design.devices / state.design.width
+        whole, rest = divmod(state.design.devices, state.design.width)
+        row["dp"] = state.design.devices / state.design.width if rest else whole
     for name in dict.fromkeys((*QUANTITIES, *(column.partition(" [")[0] for column in designs.objectives))):
         header = _header(name)
         if header in known:

@@ -10,6 +10,7 @@ from dse.app import markup
 from dse.app.clicks import clicked
 from dse.app.keep import Keep
 from dse.app.later import Later
+from dse.app.operators import Operators
 from dse.app.searching import Searching
 from dse.app.sides import Code, Compare, Explain, Table
 from dse.app.state import State
@@ -42,6 +43,7 @@ class Drawer:
         self._later = Later()
         self.tabs: dict[str, Tab] = {
             "designs": Table(bench),
+            "operators": Operators(bench),
             "explain": Explain(bench),
             "compare": Compare(bench),
             "search": Searching(bench),

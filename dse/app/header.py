@@ -86,8 +86,8 @@ def _interval(state: State, name: str, unit: str) -> str:
         return ""
     ends = (found.low, found.high)
     if unit.startswith("1/"):
-        return "90 %: " + "–".join(theme.compact(end) for end in ends)
-    return "90 %: " + _span(ends, unit)
+        return "–".join(theme.compact(end) for end in ends) + " (90 %)"
+    return f"{_span(ends, unit)} (90 %)"
 
 
 def _span(ends: tuple[float, float], unit: str) -> str:

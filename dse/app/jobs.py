@@ -186,6 +186,8 @@ class Job:
             raise SpecError([fault]) from None
         self._found, self._result = _Partial(), None
         self._child = Child(content)
+        if self._task is not None and not self._task.done():
+            self._task.cancel()  # it would tell of this run too
         with contextlib.suppress(RuntimeError):
             self._task = asyncio.get_running_loop().create_task(self._call_back())
         return self

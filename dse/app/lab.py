@@ -13,8 +13,7 @@ import secrets
 import socket
 import warnings
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
@@ -139,7 +138,7 @@ def lab(folder: Path, *, port: int | None = None, browser: bool = True, say: Cal
     from jupyterlab.labapp import LabApp
 
     options = {
-        "ServerApp.ip": ADDRESS, "ServerApp.port": at, "ServerApp.port_retries": 0,
+        "ServerApp.ip": ADDRESS, "ServerApp.port": at, "ServerApp.port_retries": _retries(port),
         "ServerApp.allow_remote_access": False, "ServerApp.root_dir": folder.resolve(),
         "ServerApp.open_browser": browser, "ServerApp.log_level": "WARN", "LabApp.log_level": "WARN",
         "ServerApp.answer_yes": True,  # Ctrl-C stops at once, kernels included
@@ -149,7 +148,8 @@ def lab(folder: Path, *, port: int | None = None, browser: bool = True, say: Cal
     }  # fmt: skip
     server = LabApp.initialize_server(argv=_arguments(options), kernel_spec_manager_class=_kernels())
     say(f"notebooks in {folder.resolve()}")
-    server.io_loop.add_callback(say, _ready("JupyterLab", f"http://{ADDRESS}:{at}/lab/tree/{FIRST}?token={token}"))
+    url = f"http://{ADDRESS}:{server.port}/lab/tree/{FIRST}?token={token}"
+    server.io_loop.add_callback(say, _ready("JupyterLab", url))
     server.start()
 
 
@@ -174,11 +174,12 @@ def serve(
     path = _notebook(asset_root("notebooks") / APPLICATION if notebook is None else notebook)
     at, token = free_port(port, SERVE_PORT), secrets.token_hex(24)
     warnings.simplefilter("ignore", DeprecationWarning)
+    from jupyter_core.paths import jupyter_runtime_dir
     from tornado.ioloop import IOLoop
     from voila.app import Voila
 
     options = {
-        "Voila.ip": ADDRESS, "Voila.port": at, "Voila.port_retries": 0, "Voila.root_dir": path.parent,
+        "Voila.ip": ADDRESS, "Voila.port": at, "Voila.port_retries": _retries(port), "Voila.root_dir": path.parent,
         "Voila.open_browser": False,  # its own way of opening one forgets the token
         "Voila.log_level": "WARN", "Voila.token": token,
         "MappingKernelManager.cull_idle_timeout": idle,
@@ -196,12 +197,19 @@ def serve(
     settings.kernel_spec_manager_class = _kernels()
     # Voila accepts any Host header, with which a foreign page could reach it under a name of its own (DNS rebinding).
     server.tornado_settings = {**server.tornado_settings, "allow_remote_access": False}
-    url = f"http://{ADDRESS}:{at}/?token={token}"
-    with _page(url) as page:
-        IOLoop.current().add_callback(say, _ready(path.name, url))
+
+    def ready() -> None:  # it listens by now
+        url = f"http://{ADDRESS}:{server.port}/?token={token}"
+        say(_ready(path.name, url))
         if browser:
-            IOLoop.current().add_callback(webbrowser.open, page.as_uri())
+            webbrowser.open(_page(page, url).as_uri())
+
+    page = Path(jupyter_runtime_dir()) / f"dse-serve-{os.getpid()}.html"
+    IOLoop.current().add_callback(ready)
+    try:
         server.start()
+    finally:
+        page.unlink(missing_ok=True)
 
 
 def need(command: str) -> None:
@@ -278,17 +286,15 @@ def _ready(what: str, url: str) -> str:
     return f"{what} is at\n\n    {url}\n\nfor this machine and this token only; Ctrl-C stops it"
 
 
-@contextmanager
-def _page(url: str) -> Iterator[Path]:
-    """A private file that leads to the address: as an argument of the browser other users could read the token."""
-    from jupyter_core.paths import jupyter_runtime_dir
+def _retries(port: int | None) -> int:
+    """A port that was asked for is that one; else another program may have taken the free one meanwhile."""
+    return 0 if port is not None else _TRIES
 
-    folder = Path(jupyter_runtime_dir())
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / f"dse-serve-{os.getpid()}.html"
+
+def _page(page: Path, url: str) -> Path:
+    """Write a private file that leads to the address: as an argument of the browser others could read the token."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.unlink(missing_ok=True)
     page.touch(mode=0o600)
     page.write_text(f'<meta charset="utf-8"><meta http-equiv="refresh" content="0; url={url}">', encoding="utf-8")
-    try:
-        yield page
-    finally:
-        page.unlink(missing_ok=True)
+    return page

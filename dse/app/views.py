@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dse.app.design import Design
+from dse.app.operators import INTENSITY, RATE
 from dse.app.state import State, landscape
 from dse.spec.calibration import stamp
 from dse.view import theme
@@ -134,7 +135,8 @@ def _memory(scene: Scene) -> go.Figure:
 def _roofline(scene: Scene) -> go.Figure:
     from dse.view.comparisons import roofline
 
-    return roofline(scene.result, title="Roofline: every operator", dark=scene.dark)
+    figure = roofline(scene.result, title="Roofline: every operator", dark=scene.dark)
+    return figure.update_layout(meta={"x": INTENSITY, "y": RATE, "x_scale": 1.0, "y_scale": 1.0})
 
 
 def _timeline(scene: Scene) -> go.Figure:
@@ -224,7 +226,7 @@ class Kind:
         draw: its figure.
         height: pixels.
         heavy: drawn when the kernel is idle, not with every step of a slider.
-        brush: a box drawn on it selects designs.
+        brush: a box drawn on it selects designs, or operators.
     """
 
     title: str
@@ -238,7 +240,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "breakdown": Kind("Step time", "Where the time goes", _breakdown, 250),
     "memory": Kind("Memory", "What fills the memory", _memory, 350),
-    "roofline": Kind("Roofline", "What bounds each operator", _roofline, 400),
+    "roofline": Kind("Roofline", "What bounds each operator", _roofline, 400, brush=True),
     "timeline": Kind("Timeline", "When each stage works and waits", _timeline, 400),
     "landscape": Kind("Landscape", "A quantity over two inputs", _map, 400, brush=True),
     "front": Kind("Front", "All strategies: which are worth having", _front, 420, heavy=True, brush=True),
