@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,13 +52,13 @@ class Card:
 class Board:
     """All views. ``act`` gets what is clicked outside the figures, ``event`` what happens in them."""
 
-    def __init__(self, act: Callable[[str, Any], None], event: Event) -> None:
+    def __init__(self, act: Callable[[str, Any], None], event: Event, lock: threading.RLock) -> None:
         self._act, self._event = act, event
         self.cards: dict[str, Card] = {}
         self.chooser = Html(on_do=act, kind="dse-chooser")
         self.grid = widgets.Box()
         self.grid.add_class("dse-grid")
-        self.later = Later()
+        self.later = Later(lock)
         self.searched: Any = None
         self.revision = 0
 

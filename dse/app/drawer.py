@@ -40,7 +40,7 @@ class Drawer:
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
-        self._later = Later()
+        self._later = Later(bench.mutex)
         self.tabs: dict[str, Tab] = {
             "designs": Table(bench),
             "operators": Operators(bench),

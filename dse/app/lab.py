@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -27,7 +28,7 @@ LAB_PORT, SERVE_PORT = 8888, 8866
 FIRST, APPLICATION = "00-first-look.ipynb", "workbench.ipynb"
 NEEDED = {"lab": ("jupyterlab", "ipywidgets", "anywidget"), "serve": ("voila", "ipywidgets", "anywidget")}
 SHIPPED = ".shipped.json"  # digests of the notebooks as they were copied: what differs from them is the user's
-IDLE = 120  # seconds without a page after which the kernel of a served notebook is ended
+IDLE = 60  # seconds without work after which the kernel of a served notebook that no page shows is ended
 _TRIES = 50
 
 
@@ -163,9 +164,10 @@ def serve(
 ) -> None:
     """Serve a notebook as an application, without its code; by default the workbench. Returns when it is stopped.
 
-    Each page has a kernel of its own, which can be spoken to by the page's widgets only. It is ended when the page is
-    closed, and where a page went away without saying so, after ``idle`` seconds. Files beside the notebook are not
-    served. Relative paths start at the notebook's folder; those of the shipped workbench at the working folder.
+    Each page has a kernel of its own, to which it can send the messages of widgets but no code. The kernel is ended at
+    most 1.25 ``idle`` seconds after its page is closed, while one that a page shows is kept. (The page's own request to
+    end it is refused by the server's protection against forged requests.) Files beside the notebook are not served.
+    Relative paths start at the notebook's folder; those of the shipped workbench at the working folder.
 
     Raises:
         SpecError: a package or the notebook is missing, or the port is taken.
@@ -179,24 +181,12 @@ def serve(
     from voila.app import Voila
 
     options = {
-        "Voila.ip": ADDRESS, "Voila.port": at, "Voila.port_retries": _retries(port), "Voila.root_dir": path.parent,
-        "Voila.open_browser": False,  # its own way of opening one forgets the token
-        "Voila.log_level": "WARN", "Voila.token": token,
-        "MappingKernelManager.cull_idle_timeout": idle,
-        "MappingKernelManager.cull_interval": max(idle // 4, 1),
-        "MappingKernelManager.cull_connected": False,
-        "PasswordIdentityProvider.allow_password_change": False,
-        "MappingKernelManager.root_dir": Path.cwd() if notebook is None else path.parent,
-        **_encrypted(),
+        "Voila.ip": ADDRESS, "Voila.port": at, "Voila.port_retries": _retries(port), "Voila.token": token,
+        "MappingKernelManager.root_dir": Path.cwd() if notebook is None else path.parent, **_application(idle),
     }  # fmt: skip
     server = Voila.instance()
     server.initialize([str(path), *_arguments(options)])
-    settings = server.voila_configuration
-    settings.strip_sources, settings.show_tracebacks = True, False
-    settings.file_allowlist = []  # its file handler does not ask for the token
-    settings.kernel_spec_manager_class = _kernels()
-    # Voila accepts any Host header, with which a foreign page could reach it under a name of its own (DNS rebinding).
-    server.tornado_settings = {**server.tornado_settings, "allow_remote_access": False}
+    _close(server)
 
     def ready() -> None:  # it listens by now
         url = f"http://{ADDRESS}:{server.port}/?token={token}"
@@ -210,6 +200,29 @@ def serve(
         server.start()
     finally:
         page.unlink(missing_ok=True)
+
+
+def _application(idle: int) -> dict[str, Any]:
+    return {
+        "Voila.open_browser": False,  # its own way of opening one forgets the token
+        "Voila.log_level": "ERROR",
+        "PasswordIdentityProvider.allow_password_change": False,
+        "MappingKernelManager.cull_idle_timeout": idle,
+        "MappingKernelManager.cull_interval": max(idle // 4, 1),
+        "MappingKernelManager.cull_connected": False,
+        **_encrypted(),
+    }
+
+
+def _close(server: Any) -> None:
+    """Set what configuration files must not, as they would open the application further."""
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)  # else each page that is closed leaves a line
+    settings = server.voila_configuration
+    settings.strip_sources, settings.show_tracebacks = True, False
+    settings.file_allowlist = []  # its file handler does not ask for the token
+    settings.kernel_spec_manager_class = _kernels()
+    # Voila accepts any Host header, with which a foreign page could reach it under a name of its own (DNS rebinding).
+    server.tornado_settings = {**server.tornado_settings, "allow_remote_access": False}
 
 
 def need(command: str) -> None:
