@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,10 @@ class Notebook:
         if message.type == "error" and not any(text in message.text for text in NOISE):
             self.errors.append(f"{message.text} ({(message.location or {}).get('url', '')})")
 
+    def theme(self, name: str) -> None:
+        """Switch the theme of JupyterLab."""
+        self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", name)
+
     def run_all(self) -> None:
         """Run all cells, once the kernel is ready."""
         self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
@@ -133,8 +138,8 @@ class Notebook:
     def python(self, code: str) -> Any:
         """Run code in the notebook's kernel and return what it assigned to ``answer`` (as JSON can hold it)."""
         wrapped = f"{code}\nimport json as _json\nprint('ANSWER' + _json.dumps(answer))"
-        text = self.page.evaluate(_ASK, wrapped)
-        assert "ANSWER" in text, text
+        text, error = self.page.evaluate(_ASK, wrapped)
+        assert not error, error
         return json.loads(text.split("ANSWER", 1)[1].strip().splitlines()[0])
 
     def close(self) -> None:
@@ -146,19 +151,22 @@ class Notebook:
 _ASK = """async (code) => {
   const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
   const future = kernel.requestExecute({ code, store_history: false });
-  let text = "";
+  let text = "", error = "";
   future.onIOPub = (m) => {
     if (m.header.msg_type === "stream") text += m.content.text;
-    if (m.header.msg_type === "error") text += m.content.traceback.join("\\n");
+    if (m.header.msg_type === "error") error += m.content.traceback.join("\\n");
   };
   await future.done;
-  return text;
+  return [text, error];
 }"""
 
 
-@pytest.fixture
-def notebook(lab: Any, chromium: Any) -> Iterator[Any]:
-    """Opens a notebook of some cells and runs it; no error may have been on the page when the test ends."""
+@contextmanager
+def notebooks(lab: tuple[str, Path], chromium: Any) -> Iterator[Any]:
+    """What opens a notebook of some cells and runs it: ``run(name, *cells, width=, height=, dark=)``.
+
+    At the end the kernels are shut down, and no error may have been on a page.
+    """
     url, root = lab
     opened: list[Notebook] = []
 
@@ -171,6 +179,9 @@ def notebook(lab: Any, chromium: Any) -> Iterator[Any]:
         made = Notebook(page, root)
         opened.append(made)
         page.goto(f"{url}/lab/workspaces/{name}/tree/{name}.ipynb?reset")
+        if dark:
+            page.wait_for_function("window.jupyterapp?.commands.hasCommand('apputils:change-theme')")
+            made.theme("JupyterLab Dark")
         made.run_all()
         return made
 
@@ -178,3 +189,116 @@ def notebook(lab: Any, chromium: Any) -> Iterator[Any]:
     for made in opened:
         made.close()
         assert made.errors == []
+
+
+@pytest.fixture(scope="module")
+def notebook(lab: Any, chromium: Any) -> Iterator[Any]:
+    """Opens notebooks for the tests of a module (see :func:`notebooks`)."""
+    with notebooks(lab, chromium) as run:
+        yield run
+
+
+class Bench:
+    """The workbench ``w`` of a notebook's kernel, as it stands on the page."""
+
+    def __init__(self, notebook: Notebook, name: str = "w") -> None:
+        self.notebook, self.page, self.name = notebook, notebook.page, name
+        self.app = self.page.locator(".dse-app").first
+        self.app.locator(".dse-plot .main-svg").first.wait_for(timeout=90_000)
+        self.python(_HEAR)
+        self.settle()
+
+    def python(self, code: str) -> Any:
+        """Run code in the kernel; see :meth:`Notebook.python`."""
+        return self.notebook.python(code)
+
+    def value(self, expression: str) -> Any:
+        """The value of an expression in the kernel, as JSON holds it (anything else as text)."""
+        return self.python(f"import json\nanswer = json.loads(json.dumps({expression}, default=str))")
+
+    def settle(self, timeout: float = 30.0) -> None:
+        """Wait until the kernel has nothing more to do and the page shows its last state."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            revision, idle = self.value(
+                f"[{self.name}.board.revision, {self.name}.board.later.idle and {self.name}.drawer._later.idle]"
+            )
+            if idle and all(shown == revision for shown in self.page.evaluate(_REVISIONS)):
+                return
+            self.page.wait_for_timeout(30)
+        pytest.fail(f"the page shows {self.page.evaluate(_REVISIONS)}, the kernel is at {revision}, idle: {idle}")
+
+    def until(self, condition: str, timeout: float = 15.0) -> None:
+        """Wait until an expression holds in the kernel: what is clicked may be handled in another of its threads."""
+        end = time.monotonic() + timeout
+        while not self.value(f"bool({condition})"):
+            if time.monotonic() > end:
+                pytest.fail(f"{condition} did not become true; the last actions: {self.value('HEARD[-3:]')}")
+            self.page.wait_for_timeout(20)
+
+    def painted(self, name: str, timeout: float = 15.0) -> None:
+        """Wait until a view shows the kernel's last state."""
+        end = time.monotonic() + timeout
+        while self.view(name).get_attribute("data-revision") != str(self.value(f"{self.name}.board.revision")):
+            if time.monotonic() > end:
+                pytest.fail(f"{name} does not follow")
+            self.page.wait_for_timeout(20)
+
+    def view(self, name: str) -> Any:
+        """The figure of a view on the page."""
+        return self.app.locator(f".dse-view-{name} .dse-plot")
+
+    def handle(self, path: str) -> Any:
+        """The handle of the slider of a field."""
+        row = self.app.locator(".widget-vbox", has=self.page.locator(f".dse-field[data-path='{path}']"))
+        return row.last.locator(".noUi-handle")
+
+    def do(self, action: str, value: str | None = None) -> Any:
+        """What can be clicked for an action (and a value, where there are several)."""
+        found = f"[data-do='{action}']" + (f"[data-value='{value}']" if value is not None else "")
+        return self.app.locator(found).first
+
+    def message(self) -> str:
+        """What is said above the views."""
+        return " ".join(self.app.locator(".dse-message:not(.rules)").all_inner_texts())
+
+    def figure(self, name: str) -> dict[str, Any]:
+        """What a figure on the page shows: Plotly's full data and axes."""
+        return self.view(name).evaluate(_DRAWN)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 6) -> None:
+        """Press the mouse at one place of the page, move it to another, and let go."""
+        mouse = self.page.mouse
+        mouse.move(*start)
+        mouse.down()
+        mouse.move(*end, steps=steps)
+        mouse.up()
+
+
+# Every action that reaches the kernel, in the list HEARD.
+_HEAR = """HEARD = []
+def _hear(bench):
+    def told(do, value):
+        HEARD.append([do, value])
+        return bench.act(do, value)
+    bench.panel._act = told
+    event = bench._happened
+    def happened(view, message):
+        HEARD.append([view, message])
+        return event(view, message)
+    bench._happened = happened
+_hear(w)
+answer = 1"""
+
+_REVISIONS = """() => [...document.querySelectorAll('.dse-card .dse-plot')]
+  .filter((e) => e.offsetParent).map((e) => +(e.dataset.revision ?? -1))"""
+
+_DRAWN = """(box) => {
+  const plain = (v) => v && (Array.isArray(v) || ArrayBuffer.isView(v)) ? Array.from(v, plain) : v;
+  const traces = box._fullData.map((t) => ({ type: t.type, name: t.name, x: plain(t.x), y: plain(t.y), z: plain(t.z),
+    visible: t.visible, meta: t.meta ?? null,
+    dimensions: t.dimensions?.map((d) => ({ values: plain(d.values), range: d.range, constraintrange: d.constraintrange })) }));
+  const axis = (a) => a && ({ offset: a._offset, length: a._length, type: a.type, range: plain(a.range), title: a.title?.text });
+  const layout = box._fullLayout;
+  return { traces, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), selections: layout.selections?.length ?? 0 };
+}"""

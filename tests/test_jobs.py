@@ -1,96 +1,36 @@
-"""Long work in a process of its own: the same results as here, live answers, an end at any moment, and a free caller."""
+"""Long work in a process of its own: the same results as here, live answers, and a free caller."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
 import pickle
-import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from jobs_cases import BANDWIDTH, BOTH, CAPACITY, LARGE, PRICES, STATE, bytes_in, grid, here, ranges, until
 
 import dse
 from dse.app import listen, process, work
 from dse.app.jobs import Job, Status
-from dse.app.state import State, start
-from dse.errors import SpecError, StudyError
+from dse.app.state import start
 from dse.explore.search import pareto
 from dse.explore.search.inner import Inner
 from dse.spec import calibration
-
-BANDWIDTH, CAPACITY = "cluster.network.inter.bandwidth", "cluster.memory.capacity"
-PRICES = [dse.coupling("cluster.accelerator.price", CAPACITY, "30 USD/GB")]
-BOTH = ["step_time", "capital"]
-KEPT = ("designs.parquet", "front.csv", "best-cluster.yaml", "best-strategy.yaml")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSE_CACHE", "off")
-
-
-@pytest.fixture(scope="module")
-def state() -> State:
-    """A design with a field of hardware set by hand, and a lock."""
-    opened = start("gpt-1.7b", "dgx-a100", "tp=2,pp=2,global_batch=256,zero_stage=1", devices=64, seed=3)
-    return opened.set("cluster.node.accelerator.memory.bandwidth", "1.7 TB/s").lock("strategy.tp")
-
-
-@pytest.fixture(scope="module")
-def large() -> State:
-    """A design with 25,000 strategies: a search of some seconds."""
-    return start("gpt3-175b", "dgx-a100", "tp=8,pp=8,global_batch=1536,zero_stage=1", devices=1024, seed=3)
-
-
-def grid(steps: int) -> list[Any]:
-    return [dse.span(BANDWIDTH, "5 GB/s", "100 GB/s", steps=steps), dse.span(CAPACITY, "20 GB", "160 GB", steps=steps)]
-
-
-def ranges() -> list[Any]:
-    return [dse.span(BANDWIDTH, "5 GB/s", "100 GB/s"), dse.span(CAPACITY, "20 GB", "160 GB")]
-
-
-def here(state: State, variables: list[Any], **how: Any) -> dse.SearchResult:
-    """The same search as a user writes it, in this process."""
-    specs: Any = state.design.specs
-    base = {lock.removeprefix("strategy."): state.get(lock) for lock in state.locks}
-    return dse.search(
-        specs["model"], specs["cluster"], variables, devices=state.design.devices,
-        global_batch=state.design.strategy.global_batch, base=base, seed=3, couplings=PRICES, **how,
-    )  # fmt: skip
-
-
-def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "this takes too long"
-        time.sleep(0.01)
-
-
-def lives(pid: int) -> bool:
-    """A process that is not merely waiting to be asked for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def bytes_in(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in KEPT}
 
 
 # -- the same results -----------------------------------------------------------------------------------------
@@ -105,10 +45,10 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
     ],
     ids=["exhaustive", "sampled", "proved"],
 )
-def test_a_search_elsewhere_writes_the_same_bytes(state: State, tmp_path: Path, variables: list[Any], how: Any):
-    found = here(state, variables, **how)
+def test_a_search_elsewhere_writes_the_same_bytes(tmp_path: Path, variables: list[Any], how: Any):
+    found = here(STATE, variables, **how)
     found.save(tmp_path / "here")
-    job = Job.search(state, variables, couplings=PRICES, folder=tmp_path / "there", **how).start()
+    job = Job.search(STATE, variables, couplings=PRICES, folder=tmp_path / "there", **how).start()
     told = job.result(60)
     assert bytes_in(tmp_path / "there") == bytes_in(tmp_path / "here")
     assert told.method == found.method and told.trials == found.trials and told.bound == found.bound
@@ -124,9 +64,9 @@ def test_arguments_by_name_are_those_of_the_function():
     pd.testing.assert_frame_equal(job.result(60).table, dse.search(hardware=grid(3), **given).table)
 
 
-def test_a_sweep_elsewhere_writes_the_same_bytes(state: State, tmp_path: Path):
+def test_a_sweep_elsewhere_writes_the_same_bytes(tmp_path: Path):
     axes = [dse.axis("micro_batch", [1, 2, 4]), dse.axis(CAPACITY, [40, 80], unit="GB")]
-    mine = state.set("stack.step_overhead", "9 us")
+    mine = STATE.set("stack.step_overhead", "9 us")
     job = Job.sweep(mine, axes, folder=tmp_path / "there", part_rows=2).start()
     specs: Any = mine.design.specs
     by_hand = dse.axis("stack.step_overhead", [9e-6])
@@ -142,9 +82,9 @@ def test_a_sweep_elsewhere_writes_the_same_bytes(state: State, tmp_path: Path):
     assert job.status.done == job.status.total == 6
 
 
-def test_an_analysis_is_of_the_design_as_it_was_when_the_job_was_made(state: State):
+def test_an_analysis_is_of_the_design_as_it_was_when_the_job_was_made():
     factors = ["cluster.node.accelerator.memory.bandwidth=1:4 TB/s", f"{BANDWIDTH}=5:100 GB/s"]
-    mine = state.set("stack.step_overhead", "9 us")
+    mine = STATE.set("stack.step_overhead", "9 us")
     job = Job.sensitivity(mine, factors, samples=64)
     mine = mine.set("cluster.node.accelerator.memory.bandwidth", "1 TB/s")
     job.start()
@@ -180,19 +120,19 @@ def test_a_search_keeps_what_find_best_keeps(monkeypatch: pytest.MonkeyPatch, st
     assert work.fields_kept(mine.design, mine.locks) == asked[0]["base"]
 
 
-def test_what_is_asked_for_wins_over_what_the_design_implies(state: State):
+def test_what_is_asked_for_wins_over_what_the_design_implies():
     axes = [dse.axis("cluster.devices", [64, 128])]
     asked = {"hardware": axes, "base": "precision=fp16", "options": {"tp": [1, 4]}, "objective": "tco"}
-    found = work.search_inputs(state.design, state.locks, asked)
+    found = work.search_inputs(STATE.design, STATE.locks, asked)
     assert found["devices"] is None and found["objective"] == "tco" and found["global_batch"] == 256
     assert found["base"]["precision"] == "fp16" and "tp" not in found["base"]
-    kept = work.search_inputs(state.design, state.locks, {"hardware": grid(2)})
+    kept = work.search_inputs(STATE.design, STATE.locks, {"hardware": grid(2)})
     assert kept["devices"] == 64 and kept["base"]["tp"] == 2
 
 
-def test_an_analysis_without_factors_or_seed(state: State):
-    job = Job.sensitivity(state, analysis="bottlenecks").start()
-    assert str(job.result(60)) == str(dse.sensitivity.bottlenecks(state.result))
+def test_an_analysis_without_factors_or_seed():
+    job = Job.sensitivity(STATE, analysis="bottlenecks").start()
+    assert str(job.result(60)) == str(dse.sensitivity.bottlenecks(STATE.result))
 
 
 def test_a_validation_elsewhere():
@@ -201,14 +141,14 @@ def test_a_validation_elsewhere():
     assert Job.validate("gemm").start().result(60).summary() == validate_gemm().summary()
 
 
-def test_the_calibration_in_use_here_is_used_there(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_calibration_in_use_here_is_used_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text = calibration.shipped().read_text(encoding="utf-8")
     mine = tmp_path / "mine.yaml"
     mine.write_text(text.replace(f"id: '{calibration.active().id}'", "id: of-my-own"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     calibration.use("mine.yaml")
     try:
-        job = Job.search(state, grid(2)).start()
+        job = Job.search(STATE, grid(2)).start()
     finally:
         calibration.use(None)
     assert job.result(60).provenance["calibration"] == "of-my-own"
@@ -234,8 +174,8 @@ def followed(job: Job) -> tuple[list[Status], list[Any]]:
     [(grid(40), {"objective": BOTH}), (ranges(), {"objective": BOTH, "trials": 120, "method": "nsga2"})],
     ids=["exhaustive", "sampled"],
 )
-def test_what_is_known_grows_and_the_end_confirms_it(large: State, tmp_path: Path, variables: list[Any], how: Any):
-    job = Job.search(large, variables, couplings=PRICES, folder=tmp_path, **how)
+def test_what_is_known_grows_and_the_end_confirms_it(tmp_path: Path, variables: list[Any], how: Any):
+    job = Job.search(LARGE, variables, couplings=PRICES, folder=tmp_path, **how)
     statuses, known = followed(job)
     counts = [s.done for s in statuses]
     assert counts == sorted(counts) and len(set(counts)) > 3 and counts[-1] == statuses[-1].total
@@ -304,189 +244,14 @@ def test_a_frame_that_is_cut_off_is_dropped():
         assert process._frame(pipe) is None
 
 
-# -- the end at any moment ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("variables", "how"),
-    [(grid(30), {"objective": BOTH}), (ranges(), {"objective": BOTH, "trials": 60, "batch": 10})],
-    ids=["exhaustive", "sampled"],
-)
-def test_a_cancelled_search_stops_and_goes_on_to_the_same_bytes(
-    large: State, tmp_path: Path, variables: list[Any], how: Any
-):
-    here(large, variables, folder=tmp_path / "here", **how).save(tmp_path / "here")
-    job = Job.search(large, variables, couplings=PRICES, folder=tmp_path / "there", **how).start()
-    until(lambda: job.status.done or job.status.ended)
-    begin = time.monotonic()
-    job.cancel()
-    assert time.monotonic() - begin < 2 and not lives(job.pid)
-    status = job.status
-    assert status.state == "cancelled" and status.done < status.total and str(tmp_path) in status.message
-    with pytest.raises(StudyError, match="cancelled"):
-        job.result()
-    job.cancel()  # nothing more happens
-    assert job.start().status.state == "running"
-    assert job.result(60).cached > 0 or "trials" in how  # a sampler's answers are in its journal
-    assert bytes_in(tmp_path / "there") == bytes_in(tmp_path / "here")
-    job.cancel()
-    assert job.status.state == "done"
-
-
-def test_a_job_is_cancelled_before_it_has_read_its_request(state: State):
-    job = Job.search(state, grid(40)).start()
-    job.cancel()
-    assert job.status.state == "cancelled" and not lives(job.pid) and job.partial() is None
-
-
-def test_a_process_that_does_not_listen_is_ended_all_the_same(state: State):
-    job = Job.search(state, grid(40)).start()
-    os.kill(job.pid, signal.SIGSTOP)
-    begin = time.monotonic()
-    job.cancel()
-    assert time.monotonic() - begin < 2 and job.status.state == "cancelled" and not lives(job.pid)
-
-
-def test_a_killed_process_is_a_failure_that_says_so(large: State):
-    job = Job.search(large, grid(60), objective=BOTH, couplings=PRICES).start()
-    until(lambda: job.status.done)
-    os.kill(job.pid, signal.SIGKILL)
-    status = job.wait(5)
-    assert status.state == "failed" and "SIGKILL" in status.message and "memory" in status.message
-    with pytest.raises(StudyError, match="killed"):
-        job.result()
-
-
-def test_faults_are_those_of_the_function(state: State):
-    variables = [dse.span("cluster.nothing", "1 GB", "2 GB"), dse.span(CAPACITY, "3 GB", "2 GB")]
-    how: dict[str, Any] = {"objective": ["step_time", "beauty"], "budget": "capital <= 3 fish"}
-    with pytest.raises(SpecError) as expected:
-        here(state, variables, **how)
-    job = Job.search(state, variables, couplings=PRICES, **how).start()
-    with pytest.raises(SpecError) as raised:
-        job.result(60)
-    assert raised.value.faults == expected.value.faults and len(raised.value.faults) > 2
-    assert job.status.state == "failed" and job.status.message == str(expected.value)
-    assert "Traceback" in job.trace and "Traceback" not in job.status.message
-
-
-def test_other_errors_keep_their_class_or_are_named(state: State, tmp_path: Path):
-    (tmp_path / "sweep.json").write_text("{}")
-    job = Job.search(state, grid(2), folder=tmp_path).start()
-    with pytest.raises(StudyError, match="holds a sweep"):
-        job.result(60)
-    job = Job.sensitivity(state, analysis="bottlenecks", colour="red").start()
-    with pytest.raises(StudyError, match=r"TypeError: .*colour"):
-        job.result(60)
-
-
-@pytest.mark.parametrize("job", [Job.sensitivity({}, analysis="guess"), Job.validate("guess")])
-def test_unknown_names_are_faults(job: Job):
-    with pytest.raises(SpecError, match="must be one of"):
-        job.start().result(60)
-
-
-def test_stacks_set_by_hand_are_refused_by_a_search_as_they_are_here(state: State):
-    job = Job.search(state.set("stack.step_overhead", "9 us"), grid(2)).start()
-    with pytest.raises(SpecError, match="stacks as the catalogue has them"):
-        job.result(60)
-
-
-def test_misuse_of_a_job(state: State):
-    job = Job.search(state, grid(2), replace={"bubble": lambda pp: 0.0})
-    assert job.status == Status("waiting", message="not started") and job.partial() is None
-    job.cancel()
-    with pytest.raises(StudyError, match="not started"):
-        job.result()
-    with pytest.raises(SpecError, match="cannot be sent"):
-        job.start()
-    with pytest.raises(SpecError, match="must be a state"):
-        Job.search("gpt-1.7b")
-    running = Job.search(state, grid(2)).start()
-    with pytest.raises(StudyError, match="runs already"):
-        running.start()
-    with pytest.raises(TimeoutError):
-        running.result(0.01)
-    running.result(60)
-
-
-def test_two_jobs_at_once(state: State):
-    jobs = [Job.search(state, grid(5), couplings=PRICES, objective=o).start() for o in ("step_time", "capital")]
-    for job, objective in zip(jobs, ("step_time", "capital"), strict=True):
-        expected = here(state, grid(5), objective=objective)
-        pd.testing.assert_frame_equal(job.result(60).table, expected.table)
-
-
-ALONE = """
-import dse, os, sys, time
-from dse.app.jobs import Job
-given = {"model": "gpt-1.7b", "cluster": "dgx-a100", "devices": 64, "global_batch": 256}
-steps = int(sys.argv[1])
-vary = [dse.span("cluster.network.inter.bandwidth", "5 GB/s", "100 GB/s", steps=steps),
-        dse.span("cluster.memory.capacity", "20 GB", "160 GB", steps=steps)]
-job = Job.search(given, vary).start()
-print(job.pid, flush=True)
-if steps > 9:
-    while not job.status.done:
-        time.sleep(0.01)
-    other = os.fork() if sys.argv[2] == "forked" else 0  # it holds the pipe open too
-    print(other, flush=other > 0 or sys.argv[2] == "alone")
-    time.sleep(60)
-print(len(job.result(60).points), flush=True)
-"""
-
-
-def test_a_main_program_without_a_file_or_a_guard():
-    done = subprocess.run([sys.executable, "-c", ALONE, "3"], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split()[1] == "9" and done.stderr == ""
-
-
-@pytest.mark.parametrize(("how", "copies"), [("SIGKILL", "alone"), ("SIGTERM", "alone"), ("SIGKILL", "forked")])
-def test_when_the_parent_ends_nothing_is_left(how: str, copies: str):
-    command = [sys.executable, "-W", "ignore", "-c", ALONE, "140", copies]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        child, copy = (int(parent.stdout.readline()) for _ in range(2))
-        assert lives(child) and bool(copy) == (copies == "forked")
-        try:
-            parent.send_signal(getattr(signal, how))
-            parent.wait(5)
-            until(lambda: not lives(child), 3)
-        finally:
-            if copy:
-                os.kill(copy, signal.SIGKILL)
-
-
-def members(group: int) -> set[int]:
-    """Processes of a group."""
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = entry.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                found.add(int(entry.parent.name))
-    return found
-
-
-@pytest.mark.parametrize("end", ["cancelled", "killed"])
-def test_the_workers_of_a_job_end_with_it(large: State, end: str):
-    job = Job.search(large, grid(60), objective=BOTH, couplings=PRICES, workers=2).start()
-    until(lambda: job.status.done)
-    group = members(job.pid)
-    assert len(group) > 2
-    job.cancel() if end == "cancelled" else os.kill(job.pid, signal.SIGKILL)
-    until(lambda: not any(map(lives, group)), 3)
-    assert job.wait(2).state == ("cancelled" if end == "cancelled" else "failed")
-
-
 # -- the caller ---------------------------------------------------------------------------------------------------
 
 
-def test_callbacks_come_on_the_thread_of_the_loop(state: State):
+def test_callbacks_come_on_the_thread_of_the_loop():
     seen: list[tuple[str, int]] = []
 
     async def use() -> list[Status]:
-        job = Job.search(state, grid(30), couplings=PRICES, objective=BOTH)
+        job = Job.search(STATE, grid(30), couplings=PRICES, objective=BOTH)
         job.on_change(lambda status: seen.append((status.state, threading.get_ident())))
         job.start()
         statuses = [status async for status in job.watch(0.1)]
@@ -498,16 +263,16 @@ def test_callbacks_come_on_the_thread_of_the_loop(state: State):
     assert seen[-1][0] == "done" and {thread for _, thread in seen} == {threading.get_ident()}
 
 
-def test_callbacks_come_while_waiting_where_there_is_no_loop(state: State):
+def test_callbacks_come_while_waiting_where_there_is_no_loop():
     seen: list[Status] = []
-    job = Job.search(state, grid(3)).on_change(seen.append).start()
+    job = Job.search(STATE, grid(3)).on_change(seen.append).start()
     assert job.wait(0.0).state == "running" and len(seen) == 1
     assert job.wait(60).state == "done" == seen[-1].state
 
 
-def test_a_callback_that_fails_is_named_and_the_job_goes_on(state: State):
+def test_a_callback_that_fails_is_named_and_the_job_goes_on():
     async def use() -> Any:
-        job = Job.search(state, grid(3)).on_change(lambda status: 1 / 0).start()
+        job = Job.search(STATE, grid(3)).on_change(lambda status: 1 / 0).start()
         with pytest.warns(UserWarning, match="ZeroDivisionError"):
             async for _ in job.watch():
                 pass
@@ -516,7 +281,7 @@ def test_a_callback_that_fails_is_named_and_the_job_goes_on(state: State):
     assert len(asyncio.run(use()).points) == 9
 
 
-def test_the_caller_keeps_its_pace(large: State):
+def test_the_caller_keeps_its_pace():
     """5 ms of work in Python takes about as long while a search runs."""
 
     def step() -> float:
@@ -526,7 +291,7 @@ def test_the_caller_keeps_its_pace(large: State):
         return time.perf_counter() - begin
 
     alone = statistics.median(step() for _ in range(50))
-    job = Job.search(large, grid(80), couplings=PRICES, objective=BOTH).start()
+    job = Job.search(LARGE, grid(80), couplings=PRICES, objective=BOTH).start()
     until(lambda: job.status.done)
     beside = []
     while not job.status.ended and len(beside) < 100:

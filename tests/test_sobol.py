@@ -266,3 +266,11 @@ def test_morris_visits_every_level_about_equally(small: dse.Result) -> None:
     morris(design, [Factor("global_batch", values=(64, 128, 192, 256, 320))], trajectories=500)
     counts = np.array([seen.count(v) for v in (64, 128, 192, 256, 320)])
     assert counts.sum() == 1000 and np.all(np.abs(counts - 200) < 60)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_same_seed_gives_the_same_half_widths(small: dse.Result, seed: int) -> None:
+    """Bootstrapped half-widths too, and for a seed of 0 as for any other."""
+    factors = [Factor(field, 1e-7, 1e-5, log=True) for field in FIELDS[:2]]
+    one, other = (sobol(small, factors, samples=64, exact=False, seed=seed).table for _ in range(2))
+    assert one.equals(other)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -149,8 +150,6 @@ def roofline(result: Result, *, title: str = "", name_most: int = 6, dark: bool 
 
     Operators without floating-point work (copies, look-ups) have no place on a roofline and are left out.
     """
-    import plotly.graph_objects as go
-
     table = operators(result)
     table = table[(table["work [FLOP]"] > 0) & (table["traffic [B]"] > 0) & (table["time [s]"] > 0)]
     evaluation = result._cells[0].evaluation
@@ -158,64 +157,62 @@ def roofline(result: Result, *, title: str = "", name_most: int = 6, dark: bool 
     intensity = table["work [FLOP]"] / table["traffic [B]"]
     rate = table["work [FLOP]"] / table["time [s]"]
     spent = table["time [s]"] * table["count"]
-    figure = theme.blank(title, dark)
     ridge = peak / bandwidth
     low, high = min(0.5 * float(intensity.min()), 0.1 * ridge), max(2.0 * float(intensity.max()), 10 * ridge)
-    roof = {"mode": "lines", "hoverinfo": "skip", "line": {"color": theme.ink(dark), "width": 2}}
+    roof = {"type": "scatter", "mode": "lines", "hoverinfo": "skip"}
+    line = {"color": theme.ink(dark), "width": 2}
     memory, compute = engineering(bandwidth, "B/s", 3), engineering(peak, "FLOP/s", 3)
-    figure.add_trace(go.Scatter(x=[low, ridge], y=[low * bandwidth, peak], name=f"memory roof, {memory}", **roof))
-    figure.add_trace(
-        go.Scatter(
-            x=[ridge, high],
-            y=[peak, peak],
-            name=f"compute roof, {compute}",
-            **{**roof, "line": {**roof["line"], "dash": "dash"}},
-        )
-    )
+    rise = {"x": [low, ridge], "y": [low * bandwidth, peak], "name": f"memory roof, {memory}", "line": line}
+    flat = {"x": [ridge, high], "y": [peak, peak], "name": f"compute roof, {compute}", "line": {**line, "dash": "dash"}}
+    traces: list[dict[str, Any]] = [{**rise, **roof}, {**flat, **roof}]
+    whole = float(spent.sum())
+    columns = [column.to_numpy() for column in (table["operator"], table["phase"], intensity, rate, spent)]
     for mark, phase in zip(("circle", "square", "diamond"), PHASES, strict=True):
-        chosen = table.index[table["phase"] == phase]
+        names, _, at, reached, took = (column[columns[1] == phase] for column in columns)
         hover = [
-            f"<b>{table['operator'][i]}</b>, {theme.title_of(phase)}<br>{intensity[i]:.4g} FLOP/B, "
-            f"{engineering(rate[i], 'FLOP/s')}<br>{engineering(spent[i], 's')} a pass, "
-            f"{spent[i] / spent.sum():.1%}"
-            for i in chosen
+            f"<b>{name}</b>, {theme.title_of(phase)}<br>{x:.4g} FLOP/B, {engineering(y, 'FLOP/s')}<br>"
+            f"{engineering(seconds, 's')} a pass, {seconds / whole:.1%}"
+            for name, x, y, seconds in zip(names, at.tolist(), reached.tolist(), took.tolist(), strict=True)
         ]
-        size = 8 + 34 * np.sqrt((spent[chosen] / spent.sum()).to_numpy())
-        figure.add_trace(
-            go.Scatter(
-                x=intensity[chosen],
-                y=rate[chosen],
-                name=theme.title_of(phase),
-                customdata=hover,
-                mode="markers",
-                hovertemplate="%{customdata}<extra></extra>",
-                cliponaxis=False,
-                opacity=0.8,
-                marker={
-                    "size": size,
-                    "symbol": mark,
-                    "color": theme.colour_of(phase),
-                    "line": {"width": 1, "color": theme.ink(dark)},
-                },
-            )
+        edge = {"width": 1, "color": theme.ink(dark)}
+        size = 8 + 34 * np.sqrt(took.astype(float) / whole)
+        traces.append(
+            {
+                "type": "scatter",
+                "x": at,
+                "y": reached,
+                "name": theme.title_of(phase),
+                "customdata": hover,
+                "mode": "markers",
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "cliponaxis": False,
+                "opacity": 0.8,
+                "marker": {"size": size, "symbol": mark, "color": theme.colour_of(phase), "line": edge},
+            }
         )
-    _name_points(figure, table["operator"], intensity, rate, spent, name_most)
-    figure.update_xaxes(type="log", title={"text": "Operational intensity [FLOP/B]"}, dtick=1)
-    figure.update_yaxes(type="log", title={"text": "Achieved rate of one device [FLOP/s]"}, dtick=1)
-    figure.update_yaxes(exponentformat="SI", tickformat="~s")
-    return figure
+    notes = _point_names(columns[0], columns[2], columns[3], columns[4], name_most)
+    x_axis = {"type": "log", "title": {"text": "Operational intensity [FLOP/B]"}, "dtick": 1}
+    y_axis = {"type": "log", "title": {"text": "Rate of a device [FLOP/s]"}, "dtick": 1}
+    y_axis |= {"exponentformat": "SI", "tickformat": "~s"}
+    axes = {"xaxis": x_axis, "yaxis": y_axis}
+    return theme.drawn(traces, title=title, dark=dark, annotations=notes, legend=theme.BELOW, **axes)
 
 
-def _name_points(figure: go.Figure, names: pd.Series, x: pd.Series, y: pd.Series, weight: pd.Series, most: int) -> None:
-    """Name the heaviest operators; points that lie together share one label beneath them."""
+def _point_names(
+    names: np.ndarray, x: np.ndarray, y: np.ndarray, weight: np.ndarray, most: int
+) -> list[dict[str, Any]]:
+    """Names of the heaviest operators; points that lie together share one label beneath them."""
     labels: list[tuple[float, float, list[str]]] = []
-    for i in weight.sort_values(ascending=False, kind="stable").index:
-        at, name = (float(np.log10(x[i])), float(np.log10(y[i]))), str(names[i]).partition(".")[2]
-        near = next((lab for lab in labels if abs(lab[0] - at[0]) < 0.35 and abs(lab[1] - at[1]) < 0.25), None)
+    for i in np.argsort(-weight, kind="stable").tolist():
+        at, name = (math.log10(x[i]), math.log10(y[i])), str(names[i]).partition(".")[2]
+        near = next((lab for lab in labels if abs(lab[0] - at[0]) < 0.8 and abs(lab[1] - at[1]) < 0.45), None)
         if near is None and len(labels) < most:
             labels.append((*at, [name]))
         elif near is not None and name not in near[2]:
             near[2].append(name)
+    notes = []
     for left, height, found in labels:
         text = "<br>".join([*found[:4], *([f"and {len(found) - 4} more"] if len(found) > 4 else [])])
-        figure.add_annotation(x=left, y=height, text=text, showarrow=False, yanchor="top", yshift=-18, font_size=12)
+        place = {"x": left, "y": height, "showarrow": False, "yanchor": "top", "yshift": -18}
+        notes.append({"text": text, "font": {"size": 12}, **place})
+    return notes

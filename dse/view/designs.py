@@ -75,7 +75,7 @@ def front(
     kinds = {
         "infeasible": there & ~good,
         "dominated": there & good & ~best & ~marked,
-        "selected": there & marked,
+        "selected": there & marked & ~best,
         "front": there & best,
     }
     rows = _sampled(kinds)
@@ -102,7 +102,8 @@ def front(
     if len(rows["infeasible"]):
         traces.append(points("infeasible", "infeasible", marker=CROSS, opacity=fade))
     if len(rows["dominated"]):
-        traces.append(points("dominated", "dominated", marker=DOT, opacity=fade))
+        faint = {**DOT, "opacity": 0.3} if dark else DOT  # grey is loud on a dark ground
+        traces.append(points("dominated", "dominated", marker=faint, opacity=fade))
     traces += _intervals(designs, rows["front"], (x, y), places, scales)
     edge = {"width": 1, "color": theme.paper(dark)}
     if len(rows["selected"]):

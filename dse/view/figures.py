@@ -58,67 +58,72 @@ def breakdown(
     dark: bool = False,
 ) -> go.Figure:
     """Stacked bars of a breakdown: one bar for one design, or one for each value of the axis ``along``."""
-    import plotly.graph_objects as go
+    traces, layout = _stack(result, table, along, at, labels, along_title, dark=dark)
+    return theme.drawn(traces, title=title, dark=dark, **layout)
 
+
+def _stack(
+    result: Result, table: str, along: str | None, at: Mapping[str, Any] | None, labels: Sequence[str] | None,
+    along_title: str, *, dark: bool,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
+    """Traces and layout of stacked bars."""
     terms = _terms(result, table, along, at)
     unit = result.unit(f"{table}.{next(iter(terms))}") if terms else ""
     totals = sum(terms.values(), np.zeros(len(next(iter(terms.values()))) if terms else 1))
     factor, shown = theme.axis_scale(totals, unit)
     names = _ticks(result, along, labels) if along else [""]
-    figure = theme.blank(title, dark, barmode="stack")
     flat = along is None
+    traces = []
     for position, (term, values) in enumerate(terms.items()):
         share = np.divide(values, totals, out=np.zeros_like(values), where=totals > 0)
         hover = [
             f"<b>{theme.term_title(term)}</b><br>{engineering(v, unit)}, {s:.1%} of {engineering(t, unit)}"
             for v, s, t in zip(values, share, totals, strict=True)
         ]
-        inside = [theme.short(v, unit) if flat and s > 0.055 else "" for v, s in zip(values, share, strict=True)]
+        inside = [theme.short(v, unit) if flat and s > 0.02 else "" for v, s in zip(values, share, strict=True)]
         bar = {"orientation": "h", "x": values / factor, "y": names} if flat else {"x": names, "y": values / factor}
-        figure.add_trace(
-            go.Bar(
+        traces.append(
+            {
+                "type": "bar",
                 **bar,
-                name=theme.term_title(term),
-                meta=term,
-                customdata=hover,
-                hovertemplate="%{customdata}<extra></extra>",
-                text=inside,
-                textposition="inside",
-                insidetextanchor="middle",
-                textangle=0,
-                constraintext="none",
-                marker={**theme.fill(term, position), "line": {"width": 0.5, "color": theme.ink(not dark)}},
-            )
+                "name": theme.term_title(term),
+                "meta": term,
+                "customdata": hover,
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "text": inside,
+                "textposition": "inside",
+                "insidetextanchor": "middle",
+                "textangle": 0,
+                "textfont": {"size": 13},
+                "marker": {**theme.fill(term, position), "line": {"width": 0.5, "color": theme.ink(not dark)}},
+            }
         )
-    _finish_bars(figure, totals, factor, flat=flat, unit=unit, dark=dark)
-    value_axis, name_axis = ("xaxis", "yaxis") if flat else ("yaxis", "xaxis")
-    figure.update_layout({value_axis: {"title": {"text": theme.axis_title(table, shown)}, "rangemode": "tozero"}})
+    top = float(np.max(totals, initial=0.0)) / factor or 1.0
+    values_on = {"title": {"text": theme.axis_title(table, shown)}, "range": [0, top * (1.08 if flat else 1.09)]}
     words = along_title or theme.axis_title(along or "", "")
-    figure.update_layout({name_axis: {"type": "category", "title": {"text": words}, "showgrid": False}})
-    return figure
+    names_on = {"type": "category", "title": {"text": words}, "showgrid": False}
+    axes = {"xaxis": values_on, "yaxis": names_on} if flat else {"xaxis": names_on, "yaxis": values_on}
+    legend: dict[str, Any] = {"legend": {"traceorder": "reversed"}}
+    if flat:  # numbers that do not fit their part of the bar are left out, at any width
+        below = {**theme.BELOW, "font": {"size": 12}}
+        legend = {"height": 330, "legend": below, "uniformtext": {"minsize": 13, "mode": "hide"}}
+    notes = _totals(totals, factor, flat=flat, unit=unit, dark=dark)
+    return traces, {"barmode": "stack", "annotations": notes, **axes, **legend}
 
 
-def _finish_bars(figure: go.Figure, totals: np.ndarray, factor: float, *, flat: bool, unit: str, dark: bool) -> None:
-    """Totals at the end of the bars, and the legend where it does not cover them."""
-    style = {
-        "showarrow": False,
-        "font": {"size": 14, "color": theme.ink(dark)},
-        "bgcolor": theme.paper(dark),
-        "borderpad": 1,
-        "name": "total",
-    }
+def _totals(totals: np.ndarray, factor: float, *, flat: bool, unit: str, dark: bool) -> list[dict[str, Any]]:
+    """Totals at the end of the bars."""
+    font = {"size": 14, "color": theme.ink(dark)}
+    style = {"showarrow": False, "font": font, "bgcolor": theme.paper(dark), "borderpad": 1, "name": "total"}
+    notes = []
     for index, value in enumerate(totals):  # positions on a category axis count from 0
         place = (
             {"x": value / factor, "y": index, "xanchor": "left", "xshift": 4}
             if flat
             else {"x": index, "y": value / factor, "yanchor": "bottom", "yshift": 2}
         )
-        figure.add_annotation(text=f"<b>{theme.short(value, unit)}</b>", **place, **style)
-    top = float(np.max(totals, initial=0.0)) / factor or 1.0
-    if flat:
-        figure.update_layout(height=330, xaxis={"range": [0, top * 1.08]}, legend={"orientation": "h", "y": -0.45})
-    else:
-        figure.update_layout(yaxis={"range": [0, top * 1.09]}, legend={"traceorder": "reversed"})
+        notes.append({"text": f"<b>{theme.short(value, unit)}</b>", **place, **style})
+    return notes
 
 
 def footprint(
@@ -132,26 +137,23 @@ def footprint(
     dark: bool = False,
 ) -> go.Figure:
     """Stacked memory classes of the fullest device against the capacity of its local memory."""
-    figure = breakdown(
-        result, along=along, table="memory", at=at, labels=labels, title=title, along_title=along_title, dark=dark
-    )
+    traces, layout = _stack(result, "memory", along, at, labels, along_title, dark=dark)
     capacities = {
         float(value) for cell in result._cells for value in np.ravel(cell.evaluation["tier_capacity"]["local"])
     }
     totals = sum(_terms(result, "memory", along, at).values(), np.zeros(1))
     factor, _ = theme.axis_scale(totals, "B")
     for capacity in capacities if len(capacities) == 1 else ():
-        line = {"color": theme.ink(dark), "dash": "dash", "width": 2}
-        text, place, top = f"local memory, {engineering(capacity, 'B')}", capacity / factor, np.append(totals, capacity)
-        axis_range = [0, 1.09 * float(np.max(top)) / factor]
-        if along is None:
-            figure.add_vline(place, line=line, annotation={"text": text, "xanchor": "right", "yshift": 18})
-            figure.update_xaxes(range=axis_range)
-        else:
-            note = {"text": text, "xanchor": "right", "yanchor": "bottom", "bgcolor": theme.paper(dark)}
-            figure.add_hline(place, line=line, annotation=note)
-            figure.update_yaxes(range=axis_range)
-    return figure
+        letter = "x" if along is None else "y"
+        note: dict[str, Any] = {"xanchor": "right", "yanchor": "bottom"}
+        if along is not None:
+            note |= {"x": 1, "bgcolor": theme.paper(dark)}
+        text = f"local memory, {engineering(capacity, 'B')}"
+        marks = theme.line_at(capacity / factor, dark, letter=letter, text=text, **note)
+        layout["shapes"] = marks["shapes"]
+        layout["annotations"] = [*layout["annotations"], *marks["annotations"]]
+        layout[f"{letter}axis"]["range"] = [0, 1.09 * float(np.max(np.append(totals, capacity))) / factor]
+    return theme.drawn(traces, title=title, dark=dark, **layout)
 
 
 # -- quantities over axes -----------------------------------------------------------------------------------
@@ -179,8 +181,6 @@ def heatmap(
         ignore: rules that do not count here.
         log: colour by the logarithm.
     """
-    import plotly.graph_objects as go
-
     columns, rows = _ticks(result, x, x_labels), _ticks(result, y, y_labels)
     array = pick(result, quantity, at)
     unit = str(array.attrs.get("units", ""))
@@ -200,7 +200,6 @@ def heatmap(
         ]
         for i in range(len(rows))
     ]
-    figure = theme.blank(title, dark, height=170 + max(52 * len(rows), 260))
     common = {
         "x": columns,
         "y": rows,
@@ -210,31 +209,31 @@ def heatmap(
         "ygap": 2,
         "texttemplate": "%{text}",
     }
-    figure.add_trace(
-        go.Heatmap(
-            z=np.where(good, np.nan, 1.0),
-            colorscale=[[0, "#C9CDD4"], [1, "#C9CDD4"]],
-            showscale=False,
-            text=np.where(good, "", "✕ " + cells),
-            textfont={"color": "#5A6070", "size": 14},
-            **common,
-        )
-    )
+    grey = {
+        "type": "heatmap",
+        "z": np.where(good, np.nan, 1.0),
+        "colorscale": [[0, "#C9CDD4"], [1, "#C9CDD4"]],
+        "showscale": False,
+        "text": np.where(good, "", "✕ " + cells),
+        "textfont": {"color": "#5A6070", "size": 14},
+        **common,
+    }
     colour = np.where(good, np.log10(np.where(grid > 0, grid, np.nan)) if log else grid, np.nan)
     words = str(array.attrs.get("long_name", "")) or theme.axis_title(str(array.name), "")
-    figure.add_trace(
-        go.Heatmap(
-            z=colour,
-            colorscale="Cividis",
-            colorbar=_colour_bar(colour, words, unit, log=log),
-            text=np.where(good, cells, ""),
-            textfont={"size": 14},
-            **common,
-        )
-    )
-    figure.update_xaxes(type="category", showgrid=False, title={"text": x_title or theme.axis_title(x, "")})
-    figure.update_yaxes(type="category", showgrid=False, title={"text": y_title or theme.axis_title(y, "")})
-    return figure
+    bright = {
+        "type": "heatmap",
+        "z": colour,
+        "colorscale": "Cividis",
+        "colorbar": _colour_bar(colour, words, unit, log=log),
+        "text": np.where(good, cells, ""),
+        "textfont": {"size": 14},
+        **common,
+    }
+    axes = {
+        f"{letter}axis": {"type": "category", "showgrid": False, "title": {"text": given or theme.axis_title(name, "")}}
+        for letter, name, given in (("x", x, x_title), ("y", y, y_title))
+    }
+    return theme.drawn([grey, bright], title=title, dark=dark, height=170 + max(52 * len(rows), 260), **axes)
 
 
 def _colour_bar(colour: np.ndarray, words: str, unit: str, *, log: bool) -> dict[str, Any]:

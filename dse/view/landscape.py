@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WIDE, HIGH = 120, 90  # cells that are drawn at most
 NAMED = 12  # rows and columns up to which the cells hold their numbers
-SORTS = 5  # sets of broken rules that are told apart
+SORTS = 4  # sets of broken rules that are told apart
 GREY = {False: "#C9CDD4", True: "#3A404C"}
 STAR = {"symbol": "star", "size": 17, "color": "#EE6B2A", "line": {"width": 1.5, "color": "#FFFFFF"}}
 RING = {"symbol": "circle-open", "size": 18, "color": "#FFFFFF", "line": {"width": 3, "color": "#FFFFFF"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ ALL_WHISKERS, SOME_WHISKERS = 40, 25  # up to so many points each has its interv
 PARALLEL, TICKS = 120, 5  # characters over all headers; ticks of an axis
 FEW = 8  # values of a colour that are told apart one by one
 FAINT, WHISKER = "#B2B2B2", "rgba(7,114,223,0.35)"
+CROSS = {"symbol": "x-thin", "size": 7, "line": {"width": 1.2, "color": FAINT}}
+DOT = {"size": 6, "color": FAINT, "opacity": 0.55}
 
 
 def front(
@@ -68,28 +71,28 @@ def front(
     best = found.front.sort_values(names[x])
     if colour is None and "devices" in numeric and best[names["devices"]].nunique() > 1:
         colour = "devices"
-    heading = title or theme.sentence(f"{_words(found, y)} against {_words(found, x)}")
-    figure = theme.blank(heading, dark, subtitle=_subtitle(found))
-    marks = partial(_marks, figure, found, x=x, y=y, scales=scales)
-    cross = {"symbol": "x-thin", "size": 7, "line": {"width": 1.2, "color": FAINT}}
-    marks(missed, "infeasible", cross, of=int((~frame["feasible"]).sum()))
-    marks(good[~good["on_front"]], "dominated", {"size": 6, "color": FAINT, "opacity": 0.55})
-    _intervals(figure, found, best, (x, y), scales)
+    marks = partial(_marks, found, x=x, y=y, scales=scales)
+    traces = marks(missed, "infeasible", CROSS, of=int((~frame["feasible"]).sum()))
+    traces += marks(good[~good["on_front"]], "dominated", DOT)
+    traces += _intervals(found, best, (x, y), scales)
     marker = {"size": 11, "color": theme.SPARE[0], "line": {"width": 1, "color": theme.paper(dark)}}
     if colour is not None:
         marker |= _shades(_numbers(best[names[colour]]), found, colour, units[colour], dark)
     line = {"color": theme.SPARE[0], "width": 1.5, "shape": "hv" if len(wanted) > 1 else "linear"}
     kind = "on the front" if len(wanted) > 1 else "best"
-    marks(best, kind, marker, mode="lines+markers" if len(best) > 1 else "markers", line=line)
+    traces += marks(best, kind, marker, mode="lines+markers" if len(best) > 1 else "markers", line=line)
+    axes: dict[str, Any] = {}
+    bounds: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for name, letter in ((x, "x"), (y, "y")):
         values = everything[name] / scales[name][0]
-        positive = values[np.isfinite(values) & (values > 0)]
-        log = len(positive) == len(values) and len(positive) > 1 and positive.max() > 8 * positive.min()
-        axis = {"type": "log", **theme.log_ticks(positive)} if log else {}
         shown = theme.with_unit(theme.sentence(_words(found, name)), _counted(found, name, scales[name][1]))
-        figure.update_layout({f"{letter}axis": {"title": {"text": shown}, **axis}})
-        _budgets(figure, found, name, letter, scales[name][0], values, dark, log=log)
-    return figure.update_layout(legend={"orientation": "h", "y": -0.18}, margin={"t": 95})
+        axes[f"{letter}axis"] = axis(shown, values)
+        bounds += _budgets(found, name, letter, scales[name][0], values, dark)
+    return theme.drawn(
+        traces, title=title or theme.sentence(f"{_words(found, y)} against {_words(found, x)}"), dark=dark,
+        subtitle=_subtitle(found), legend=theme.BELOW, margin={"t": 85},
+        shapes=[shape for shape, _ in bounds], annotations=[note for _, note in bounds], **axes,
+    )  # fmt: skip
 
 
 def _columns(found: SearchResult) -> tuple[dict[str, str], dict[str, str]]:
@@ -99,49 +102,38 @@ def _columns(found: SearchResult) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _marks(
-    figure: go.Figure, found: SearchResult, rows: pd.DataFrame, name: str, marker: dict[str, Any],
+    found: SearchResult, rows: pd.DataFrame, name: str, marker: dict[str, Any],
     *, x: str, y: str, scales: dict[str, tuple[float, str]], of: int | None = None, **more: Any,
-) -> None:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of the table as points; their count is in the legend."""
-    import plotly.graph_objects as go
-
     if not len(rows):
-        return
+        return []
     names, units = _columns(found)
     count = f"{len(rows):,}" if of in (None, len(rows)) else f"{len(rows):,} of {of:,}"
-    figure.add_trace(
-        go.Scatter(
-            x=_numbers(rows[names[x]]) / scales[x][0],
-            y=_numbers(rows[names[y]]) / scales[y][0],
-            name=f"{name} ({count})",
-            marker=marker,
-            customdata=_hover(found, rows, names, units),
-            hovertemplate="%{customdata}<extra></extra>",
+    return [
+        {
+            "type": "scatter",
+            "x": _numbers(rows[names[x]]) / scales[x][0],
+            "y": _numbers(rows[names[y]]) / scales[y][0],
+            "name": f"{name} ({count})",
+            "marker": marker,
+            "customdata": _hover(found, rows, names, units),
+            "hovertemplate": "%{customdata}<extra></extra>",
             **{"mode": "markers", **more},
-        )
-    )
+        }
+    ]
 
 
 def _intervals(
-    figure: go.Figure,
-    found: SearchResult,
-    rows: pd.DataFrame,
-    axes: tuple[str, str],
-    scales: dict[str, tuple[float, str]],
-) -> None:
+    found: SearchResult, rows: pd.DataFrame, axes: tuple[str, str], scales: dict[str, tuple[float, str]]
+) -> list[dict[str, Any]]:
     """90 % intervals of the front: faint, and a trace of their own that can be switched off."""
-    import plotly.graph_objects as go
-
     if len(rows) > ALL_WHISKERS:
         rows = rows.iloc[np.linspace(0, len(rows) - 1, SOME_WHISKERS).round().astype(int)]
     bars = _whiskers(found, rows, dict(zip(axes, ("error_x", "error_y"), strict=True)), scales)
-    if not bars:
-        return
     names, _ = _columns(found)
     x, y = (_numbers(rows[names[name]]) / scales[name][0] for name in axes)
-    behind = {"symbol": "line-ew", "size": 10, "line": {"width": 1.5, "color": WHISKER}}  # for the legend
-    unseen = {"mode": "markers", "marker": behind, "hoverinfo": "skip"}
-    figure.add_trace(go.Scatter(x=x, y=y, name="90 % interval", **unseen, **bars))
+    return [interval_trace(x, y, bars)] if bars else []
 
 
 def _shades(values: np.ndarray, found: SearchResult, name: str, unit: str, dark: bool) -> dict[str, Any]:
@@ -165,12 +157,12 @@ def _shades(values: np.ndarray, found: SearchResult, name: str, unit: str, dark:
 
 
 def _budgets(
-    figure: go.Figure, found: SearchResult, name: str, letter: str, scale: float, values: np.ndarray, dark: bool,
-    *, log: bool,
-) -> None:  # fmt: skip
+    found: SearchResult, name: str, letter: str, scale: float, values: np.ndarray, dark: bool
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """A dashed line at each bound of what the axis shows, where it is not far off all designs."""
     quantity = next((o.name for o in found.problem.objectives if o.text == name and o.risk == "point"), name)
-    finite = values[np.isfinite(values)]
+    finite, log = values[np.isfinite(values)], spreads(values)
+    bounds = []
     for c in found.problem.constraints:
         place = c.value / scale
         if c.name != quantity or not len(finite) or not finite.min() / 2 <= place <= 2 * finite.max():
@@ -178,12 +170,13 @@ def _budgets(
         other = "y" if letter == "x" else "x"
         span = {f"{letter}0": place, f"{letter}1": place, f"{other}0": 0, f"{other}1": 1, f"{other}ref": "paper"}
         line = {"dash": "dash", "width": 1.5, "color": theme.ink(dark)}
-        figure.add_shape(type="line", layer="below", line=line, **span)
         amount = theme.compact(c.value, _counted(found, c.name, c.unit))
         text = f"budget {amount}" if c.at_most else f"at least {amount}"
         at = {letter: np.log10(place) if log else place, other: 1.0 if letter == "x" else 0.01, f"{other}ref": "paper"}
         ends = {"xanchor": "left", "yanchor": "top" if letter == "x" else "bottom"}
-        figure.add_annotation(text=text, showarrow=False, font={"size": 13}, **at, **ends)
+        note = {"text": text, "showarrow": False, "font": {"size": 13}, **at, **ends}
+        bounds.append(({"type": "line", "layer": "below", "line": line, **span}, note))
+    return bounds
 
 
 def _subtitle(found: SearchResult) -> str:
@@ -227,9 +220,7 @@ def _whiskers(
         evaluations = [found.design(int(row)).cells[0].evaluation for row in rows.index]
         half = np.array([1.645 * float(log_deviation(e, o.name)) for e in evaluations])
         value = np.array([float(quantity_value(e, o.name)) for e in evaluations]) / scales[name][0]
-        up, down = value * (np.exp(half) - 1), value * (1 - np.exp(-half))
-        line = {"color": WHISKER, "thickness": 1, "width": 0}
-        result[side] = {"symmetric": False, "array": up, "arrayminus": down, **line}
+        result[side] = whiskers(value, value * np.exp(-half), value * np.exp(half))
     return result
 
 
@@ -270,8 +261,6 @@ def parallel(found: SearchResult, *, share: float = 0.1, title: str = "", dark: 
     Raises:
         InfeasibleDesign: nothing is feasible.
     """
-    import plotly.graph_objects as go
-
     frame = found.table
     lead = found.problem.objectives[0]
     good = frame[frame["feasible"]]
@@ -282,19 +271,17 @@ def parallel(found: SearchResult, *, share: float = 0.1, title: str = "", dark: 
     good = good.iloc[: max(30, int(len(good) * share))]
     shown = [*(v.name for v in found.problem.variables), *(o.text for o in found.problem.objectives)]
     width = max(PARALLEL // max(len(shown), 1), 8)
-    dimensions = [_dimension(found, name, good[header[name]], units[name], width) for name in shown]
+    dimensions = []
+    for name in shown:
+        words = theme.sentence(_words(found, name))
+        made = dimension(words, name, good[header[name]], units[name], width, found.problem.specs["model"])
+        dimensions.append({key: value for key, value in made.items() if key != "meta"})
     colour = good[header[lead.text]].to_numpy(float)
     scale, unit = theme.axis_scale(colour, lead.unit)
     words = theme.with_unit(theme.sentence(_words(found, lead.text)), _counted(found, lead.text, unit))
-    bar = {"title": {"text": words, "side": "right", "font": {"size": 14}}, "tickfont": {"size": 13}, "thickness": 20}
-    line = {"color": colour / scale, "colorscale": theme.shades(dark), "showscale": True, "colorbar": bar}
     heading = title or f"The best {len(good):,} designs by {_words(found, lead.text)}"
-    figure = theme.blank(heading, dark, subtitle=_subtitle(found))
-    sizes = {"labelfont": {"size": 14 if len(shown) <= 7 else 12}, "tickfont": {"size": 12 if len(shown) <= 7 else 11}}
-    unseen = {"color": "rgba(0,0,0,0)", "size": 1}
-    figure.add_trace(go.Parcoords(dimensions=dimensions, line=line, rangefont=unseen, labelside="bottom", **sizes))
-    lines = max(d["label"].count("<br>") for d in dimensions) + 1
-    return figure.update_layout(margin={"l": 70, "r": 40, "t": 110, "b": 40 + 18 * lines})
+    line = coloured(colour / scale, words, dark)
+    return lines_figure(dimensions, line, dark, title=heading, subtitle=_subtitle(found), margin={"t": 88})
 
 
 def _words(found: SearchResult, name: str) -> str:
@@ -305,16 +292,76 @@ def _words(found: SearchResult, name: str) -> str:
     return theme.words(name) if any(v.name == name for v in found.problem.variables) else theme.title_of(name)
 
 
-def _dimension(found: SearchResult, name: str, column: pd.Series, unit: str, width: int) -> dict[str, Any]:
-    """An axis of the parallel lines with its values and a few round ticks; few values are ticks themselves."""
-    from pandas.api.types import is_numeric_dtype
+# -- parts of the figures, also of tables of designs ----------------------------------------------
 
-    words = theme.sentence(_words(found, name))
-    if not is_numeric_dtype(column):
-        kinds = list(dict.fromkeys(column.astype(str)))
-        codes = [kinds.index(str(value)) for value in column]
-        return {"label": _wrapped(words, "", width), "values": codes, "tickvals": list(range(len(kinds))),
-                "ticktext": kinds}  # fmt: skip
+
+def axis(words: str, values: np.ndarray) -> dict[str, Any]:
+    """An axis with its title; logarithmic where the values are positive and spread more than eightfold."""
+    found: dict[str, Any] = {"title": {"text": words}}
+    return found | ({"type": "log", **theme.log_ticks(values)} if spreads(values) else {})
+
+
+def spreads(values: np.ndarray) -> bool:
+    """Are the values positive, and the largest more than eight times the smallest?"""
+    finite = values[np.isfinite(values)]
+    return bool(len(finite) > 1 and finite.min() > 0 and finite.max() > 8 * finite.min())
+
+
+def whiskers(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """Error bars between two ends."""
+    line = {"color": WHISKER, "thickness": 1, "width": 0}
+    return {"symmetric": False, "array": high - values, "arrayminus": values - low, **line}
+
+
+def interval_trace(x: np.ndarray, y: np.ndarray, bars: Mapping[str, Any]) -> dict[str, Any]:
+    """Intervals as a trace of their own, that can be switched off."""
+    behind = {"symbol": "line-ew", "size": 10, "line": {"width": 1.5, "color": WHISKER}}  # for the legend
+    return {
+        "type": "scatter", "x": x, "y": y, "name": "90 % interval", "mode": "markers", "marker": behind,
+        "hoverinfo": "skip", **bars,
+    }  # fmt: skip
+
+
+def coloured(values: np.ndarray, words: str, dark: bool) -> dict[str, Any]:
+    """Lines coloured by a value, with its bar."""
+    bar = {"title": {"text": words, "side": "right", "font": {"size": 14}}, "tickfont": {"size": 13}, "thickness": 16}
+    return {"color": values, "colorscale": theme.shades(dark), "showscale": True, "colorbar": bar}
+
+
+def lines_figure(dimensions: Sequence[dict[str, Any]], line: dict[str, Any], dark: bool, **layout: Any) -> go.Figure:
+    """Parallel coordinates in the theme."""
+    many = len(dimensions) > 7
+    trace = {
+        "type": "parcoords", "dimensions": list(dimensions), "line": line, "labelside": "bottom",
+        "rangefont": {"color": "rgba(0,0,0,0)", "size": 1},
+        "labelfont": {"size": 11 if many else 14}, "tickfont": {"size": 11 if many else 12},
+    }  # fmt: skip
+    rows = max(d["label"].count("<br>") for d in dimensions) + 1
+    top = layout.pop("margin", {}).get("t", 60) + 22
+    return theme.drawn([trace], dark=dark, margin={"l": 50, "r": 30, "t": top, "b": 24 + 16 * rows}, **layout)
+
+
+def dimension(words: str, name: str, column: pd.Series, unit: str, width: int, model: Any = None) -> dict[str, Any]:
+    """An axis of the parallel lines with its values and a few round ticks; few values are ticks themselves.
+
+    Args:
+        words: the header; ``name``: the quantity, which says what a rate counts.
+        unit: SI unit of the column.
+        width: characters of a line of the header.
+
+    Returns:
+        Plotly's dimension, and as ``meta`` whether it is logarithmic, its scale and, of names, the values.
+    """
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    if not is_numeric_dtype(column) or is_bool_dtype(column):
+        kinds = list(dict.fromkeys(column.tolist()))
+        kinds = sorted(kinds) if is_bool_dtype(column) else kinds
+        codes = [kinds.index(value) for value in column.tolist()]
+        names = [{True: "on", False: "off"}.get(kind, str(kind)) for kind in kinds]
+        meta = {"log": False, "scale": 1.0, "values": kinds}
+        return {"label": wrapped(words, "", width), "values": codes, "tickvals": list(range(len(kinds))),
+                "ticktext": names, "meta": meta}  # fmt: skip
     scale, shown = theme.axis_scale(column.to_numpy(float), unit)
     values = column.to_numpy(float) / scale
     low, high = values.min(), values.max()
@@ -322,18 +369,20 @@ def _dimension(found: SearchResult, name: str, column: pd.Series, unit: str, wid
     levels = np.unique(values)
     round_ones = theme.log_ticks(values)["tickvals"] if log else theme.linear_ticks(low, high)
     inside = [t for t in round_ones if low * 0.99 <= t <= high * 1.01]
-    ticks = np.asarray(levels if len(levels) <= TICKS or len(inside) < 2 else inside)
-    axis = {
-        "label": _wrapped(words, _counted(found, name, shown), width),
+    few = len(levels) <= (2 * TICKS if column.dtype.kind in "iu" else TICKS)
+    ticks = np.asarray(levels if few or len(inside) < 2 else inside)
+    found = {
+        "label": wrapped(words, theme.counted(name, shown, model), width),
         "ticktext": [theme.tick(float(f"{t:.4g}")) for t in ticks],
+        "meta": {"log": log, "scale": scale, "values": None},
     }
     if low == high:  # a line needs a range, and one value has none
-        axis["range"] = [values[0] - 1, values[0] + 1]
-    return axis | ({"values": np.log10(values), "tickvals": np.log10(ticks)} if log else
-                   {"values": values, "tickvals": ticks})  # fmt: skip
+        found["range"] = [values[0] - 1, values[0] + 1]
+    return found | ({"values": np.log10(values), "tickvals": np.log10(ticks)} if log else
+                    {"values": values, "tickvals": ticks})  # fmt: skip
 
 
-def _wrapped(words: str, unit: str, width: int) -> str:
+def wrapped(words: str, unit: str, width: int) -> str:
     """A header in lines of about ``width`` characters, at most two, and its unit in a line of its own."""
     lines = textwrap.wrap(words, width, break_long_words=False)
     lines = [*lines[:1], " ".join(lines[1:])] if len(lines) > 2 else lines

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     )
 
 LOW, HIGH = theme.SPARE[0], theme.SPARE[1]
-LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"}
 
 
 def _heading(title: str, default: str, design: Result | None) -> dict[str, str]:
@@ -43,11 +42,14 @@ def _heading(title: str, default: str, design: Result | None) -> dict[str, str]:
 
 def _rows(title: str, dark: bool, count: int, **layout: Any) -> go.Figure:
     """A figure with one row an entry, the first on top."""
-    figure = theme.blank(
-        title, dark, **{"height": 230 + 30 * max(count, 4), "legend": LEGEND, "margin": {"t": 125}, **layout}
-    )
+    figure = theme.blank(title, dark, **_row_layout(count, bool(layout.get("subtitle"))), **layout)
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
     return figure
+
+
+def _row_layout(count: int, described: bool) -> dict[str, Any]:
+    """Room for the rows, the heading, and the legend underneath."""
+    return {"height": 230 + 30 * max(count, 4), "legend": theme.BELOW, "margin": {"t": 80 if described else 60}}
 
 
 def _named(inputs: Sequence[str]) -> list[str]:
@@ -59,46 +61,40 @@ def _named(inputs: Sequence[str]) -> list[str]:
 def tornado(
     found: Tornado, *, top: int = 20, title: str = "", design: Result | None = None, dark: bool = False
 ) -> go.Figure:
-    """Bars from the design's value to that at the low and the high end of each input, the widest on top."""
-    import plotly.graph_objects as go
+    """Bars from the design's value to that at the low and the high end of each input, the widest on top.
 
+    One input changes at a time; the others keep their values.
+    """
     table, unit = found.table.head(top), found.unit
-    names, ends = (
-        _named(table["input"].tolist()),
-        [table[f"{end} [{unit}]"].to_numpy(float) for end in ("at_low", "at_high")],
-    )
+    names = _named(table["input"].tolist())
+    ends = [table[f"{end} [{unit}]"].to_numpy(float) for end in ("at_low", "at_high")]
     factor, shown = theme.axis_scale([found.base, *np.concatenate(ends)], unit)
-    heading = _heading(
-        title, f"What moves the {theme.title_of(found.quantity)}: each input at both ends, all others kept", design
-    )
-    figure = _rows(dark=dark, count=len(table), barmode="overlay", **heading)
+    heading = _heading(title, f"What moves the {theme.title_of(found.quantity)}", design)
+    rows = table.to_dict("records")
+    traces, broken = [], False
     for end, values, colour in zip(("low", "high"), ends, (LOW, HIGH), strict=True):
         hover = [
             f"<b>{row['input']}</b> = {_value(row[end], row['unit'])}<br>{engineering(value, unit)}"
             + (f"<br>{row['note']}" if row["note"] else "")
-            for value, (_, row) in zip(values, table.iterrows(), strict=True)
+            for value, row in zip(values, rows, strict=True)
         ]
-        marks = ["!" if f"{end} breaks" in note else "" for note in table["note"]]
-        figure.add_trace(
-            go.Bar(
-                x=(values - found.base) / factor,
-                base=found.base / factor,
-                y=names,
-                orientation="h",
-                name=f"input at its {end} end",
-                marker={"color": colour, "opacity": 0.85},
-                text=marks,
-                textposition="outside",
-                customdata=hover,
-                hovertemplate=HOVER,
-            )
-        )
-    figure.add_vline(found.base / factor, line={"color": theme.ink(dark), "width": 1.5})
+        marks = ["!" if f"{end} breaks" in row["note"] else "" for row in rows]
+        broken = broken or any(marks)
+        bar = {"x": (values - found.base) / factor, "base": found.base / factor, "y": names, "orientation": "h"}
+        words = {"text": marks, "textposition": "outside", "customdata": hover, "hovertemplate": HOVER}
+        marker = {"color": colour, "opacity": 0.85}
+        traces.append({"type": "bar", **bar, **words, "name": f"input at its {end} end", "marker": marker})
     model = None if design is None else design.specs["model"]
-    figure.update_xaxes(title={"text": theme.axis_title(found.quantity, theme.counted(found.quantity, shown, model))})
-    if "!" in "".join(text for trace in figure.data for text in trace.text):
-        _note(figure, "! breaks a rule there")
-    return figure
+    quantity = theme.axis_title(found.quantity, theme.counted(found.quantity, shown, model))
+    line = {"type": "line", "x0": found.base / factor, "x1": found.base / factor, "y0": 0, "y1": 1, "yref": "y domain"}
+    many = {"tickfont": {"size": 12 if len(names) <= 12 else 11}, "dtick": 1}
+    return theme.drawn(
+        traces, dark=dark, barmode="overlay", **heading, **_row_layout(len(names), "subtitle" in heading),
+        xaxis={"title": {"text": quantity}},
+        yaxis={"autorange": "reversed", "showgrid": False, "type": "category", **many},
+        shapes=[{**line, "line": {"color": theme.ink(dark), "width": 1.5}}],
+        annotations=[{**NOTE, "text": "! breaks a rule there"}] if broken else [],
+    )  # fmt: skip
 
 
 def _output(text: str) -> str:
@@ -116,9 +112,12 @@ def _value(value: Any, unit: str) -> str:
     return engineering(value, unit) if unit and isinstance(value, int | float) else str(value)
 
 
+NOTE = {"xref": "paper", "yref": "paper", "x": 1.0, "y": 1.0, "xanchor": "right", "yanchor": "bottom",
+        "showarrow": False, "font": {"size": 13}}  # fmt: skip
+
+
 def _note(figure: go.Figure, text: str) -> None:
-    place = {"xref": "paper", "yref": "paper", "x": 1.0, "y": 1.0, "xanchor": "right", "yanchor": "bottom"}
-    figure.add_annotation(text=text, showarrow=False, font={"size": 13}, **place)
+    figure.add_annotation(text=text, **NOTE)
 
 
 def elasticity(
@@ -152,8 +151,7 @@ def elasticity(
             style = {"symbol": symbol, "size": 11, "color": theme.ink(dark)}
             name = "towards less" if side == "left" else "towards more"
             figure.add_trace(go.Scatter(x=kept[side], y=marks, mode="markers", name=name, marker=style))
-    words = theme.title_of(found.quantity)
-    figure.update_xaxes(title={"text": f"Change of {words} [%] for 1 % more of the input"})
+    figure.update_xaxes(title={"text": f"Change of {theme.title_of(found.quantity)} [%]"})
     return figure
 
 
@@ -257,9 +255,7 @@ def morris(found: MorrisEffects, *, title: str = "", design: Result | None = Non
         f"<b>{n}</b><br>mu* = {a:.4g} ± {c:.2g}<br>sigma = {b:.4g}"
         for n, a, b, c in zip(names, x, y, table["mu_star_conf"], strict=True)
     ]
-    heading = _heading(
-        title, f"Which factors matter to the {_output(found.output)}, and which bend or interact", design
-    )
+    heading = _heading(title, f"Which factors matter to the {_output(found.output)}", design)
     figure = theme.blank(dark=dark, margin={"t": 95}, **heading)
     for i, name in enumerate(names):
         marker = {
@@ -360,7 +356,7 @@ def bottleneck(found: Bottlenecks, *, title: str = "", design: Result | None = N
     for name, rest, less in zip(names, left, saved, strict=True):
         text = f"{NARROW}<b>{theme.short(rest, 's')}</b>" + (f" (−{theme.short(less, 's')})" if less else "")
         figure.add_annotation(x=(rest + less) / factor, y=name, text=text, showarrow=False, xanchor="left")
-    figure.update_xaxes(range=[0, 1.25 * found.step_time / factor])
+    figure.update_xaxes(range=[0, 1.7 * found.step_time / factor])
     figure.update_xaxes(title={"text": theme.axis_title("step_time", shown)})
     return figure
 

@@ -7,7 +7,7 @@ each kind of dichromacy (a test measures it); terms for which no colour was left
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,9 @@ SPARE = ("#0772DF", "#EE6B2A", "#296C1B", "#BE7FA0", "#FBAE1E", "#A21884", "#5A3
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "triangle-down", "star")
 GOOD, BAD = "#296C1B", "#D81B60"
+# A legend in rows at the lower edge of a figure, below the title of the axis.
+BELOW = {"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "xref": "container", "x": 0.01,
+         "xanchor": "left", "font": {"size": 13}}  # fmt: skip
 
 TITLES = {
     "step_time": "step time",
@@ -323,11 +326,41 @@ def shades(dark: bool = False) -> list[list[Any]]:
     return [[k / 10, sample_colorscale("Cividis", [low + (1 - low) * k / 10])[0]] for k in range(11)]
 
 
-def blank(title: str, dark: bool, *, subtitle: str = "", **layout: Any) -> go.Figure:
-    """An empty figure in the theme; the subtitle says of which design it is."""
+def heading(title: str, usual: str, about: str) -> dict[str, Any]:
+    """Title of a figure: the user's own, or the usual words and a line about the design."""
+    return {"title": title, "margin": {"t": 44}} if title else {"title": usual, "subtitle": about, "margin": {"t": 66}}
+
+
+def drawn(
+    traces: Sequence[dict[str, Any]], *, title: str = "", dark: bool = False, subtitle: str = "", **layout: Any
+) -> go.Figure:
+    """A figure in the theme, from plain dictionaries (a trace's has its ``type``; no ``magic_underscores``).
+
+    Plotly checks every property of a figure that is put together step by step, which takes most of the time of a
+    small one. What is drawn here is checked by the tests instead; changes to the figure are checked as usual.
+    """
     import plotly.graph_objects as go
 
-    heading: dict[str, Any] = {"text": title}
+    words: dict[str, Any] = {"text": title}
     if subtitle:
-        heading["subtitle"] = {"text": subtitle, "font": {"size": 14}}
-    return go.Figure(layout={"template": template(dark), "title": heading, "height": 560, **layout})
+        words["subtitle"] = {"text": subtitle, "font": {"size": 14}}
+    space = {} if title else {"margin": {"t": 34}}
+    whole = {"template": template(dark), "title": words, "height": 560, **space, **layout}
+    figure = go.Figure({"data": list(traces), "layout": whole}, _validate=False)
+    for part in (figure, figure.layout, *figure.data):
+        part._validate = True
+    return figure
+
+
+def line_at(place: float, dark: bool, *, letter: str = "x", text: str = "", **note: Any) -> dict[str, list[Any]]:
+    """A dashed line through a figure at a place on an axis, with what it says: ``shapes`` and ``annotations``."""
+    other = "y" if letter == "x" else "x"
+    ends = {f"{letter}0": place, f"{letter}1": place, f"{other}0": 0, f"{other}1": 1, f"{other}ref": f"{other} domain"}
+    line = {"color": ink(dark), "dash": "dash", "width": 2}
+    words = {letter: place, other: 1, f"{other}ref": f"{other} domain", "text": text, "showarrow": False, **note}
+    return {"shapes": [{"type": "line", "line": line, **ends}], "annotations": [words] if text else []}
+
+
+def blank(title: str, dark: bool, *, subtitle: str = "", **layout: Any) -> go.Figure:
+    """An empty figure in the theme; the subtitle says of which design it is."""
+    return drawn([], title=title, dark=dark, subtitle=subtitle, **layout)

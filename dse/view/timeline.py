@@ -20,6 +20,8 @@ COLOURS = {"forward": "forward", "backward": "input_grad", "weight_grad": "weigh
 SCHEDULES = {"gpipe": "GPipe", "1f1b": "1F1B", "interleaved": "interleaved 1F1B", "zero_bubble_h1": "ZB-H1",
              "zero_bubble_h2": "ZB-H2"}  # fmt: skip
 FEW = 40  # micro-batches and stages together up to which the whole step is drawn
+EVENTS = 12_000  # about how many events are drawn at most
+SEEN = 0.3  # pixels from which on an event is drawn
 PIXELS = 1050  # of the drawing in a figure 1280 pixels wide
 
 
@@ -49,19 +51,26 @@ def pipeline(
     )
     if abs(played.residual) > 1e-3 * played.step_time:
         words["subtitle"] += f"; played event by event {played.residual / played.step_time:+.1%}"
-    figure = theme.blank(words["title"], dark, subtitle=words["subtitle"], margin={**room(words), "b": 100})
-    shown = np.unique(np.linspace(0, played.pp - 1, min(max(stages, 1), played.pp)).round().astype(int))
     cut = _cut(played, micro_batches)
+    shown = _shown(played, stages, cut)
     end = float(np.max(played.start + played.duration))
     factor, unit = theme.axis_scale([end], "s")
-    _idle(figure, played, shown, cut, factor)
     width = PIXELS / (end - (cut[1] - cut[0]))
+    traces = [_idle(played, shown, cut, factor)]
+    on_shown = np.isin(played.stage, shown)
     for position, name in enumerate(KINDS):
-        mask = (played.kind == position) & np.isin(played.stage, shown)
+        mask = (played.kind == position) & on_shown
         if mask.any():
-            _events(figure, played, mask, name, cut, factor, width)
-    _axes(figure, shown, played, cut, end, (factor, unit), dark)
-    return figure
+            traces += _events(played, mask, name, cut, factor, width)
+    layout = _axes(shown, played, cut, end, (factor, unit), dark)
+    return theme.drawn(traces, dark=dark, **words, margin={**room(words), "b": 100}, **layout)
+
+
+def _shown(played: Timeline, stages: int, cut: tuple[float, float]) -> np.ndarray:
+    """The stages to draw: fewer where each has very many passes."""
+    each = len(played.stage) / played.pp * (1.0 - (cut[1] - cut[0]) / played.end)
+    count = min(max(stages, 1), played.pp, max(int(EVENTS / each), 4))
+    return np.unique(np.linspace(0, played.pp - 1, count).round().astype(int))
 
 
 def _cut(played: Timeline, micro_batches: int | None) -> tuple[float, float]:
@@ -84,67 +93,60 @@ def _drawn(start: np.ndarray, length: np.ndarray, cut: tuple[float, float]) -> t
     return first, place(start + length) - first
 
 
-def _idle(figure: go.Figure, played: Timeline, shown: np.ndarray, cut: tuple[float, float], factor: float) -> None:
+def _idle(played: Timeline, shown: np.ndarray, cut: tuple[float, float], factor: float) -> dict[str, Any]:
     """A row a stage in the colour of the bubble, under the events."""
-    import plotly.graph_objects as go
-
     span = np.full(len(shown), played.pipeline_end)
     start, length = _drawn(played.origin[shown], span, cut)
     hover = [f"<b>stage {s}</b><br>idle {engineering(played.idle[s], 's')} in the pipeline" for s in shown]
     row = {"x": length / factor, "base": start / factor, "y": [f"{s}" for s in shown], "orientation": "h"}
     marker = {**theme.fill("bubble"), "line": {"width": 0}, "opacity": 0.45}
-    figure.add_trace(go.Bar(**row, name="idle (bubble)", marker=marker, customdata=hover, hovertemplate=HOVER))
+    words = {"name": "idle (bubble)", "customdata": hover, "hovertemplate": HOVER}
+    return {"type": "bar", **row, "marker": marker, **words}
 
 
 def _events(
-    figure: go.Figure,
-    played: Timeline,
-    mask: np.ndarray,
-    name: str,
-    cut: tuple[float, float],
-    factor: float,
-    width: float,
-) -> None:
-    """All events of one kind as one trace; ``width`` is pixels a second."""
-    import plotly.graph_objects as go
+    played: Timeline, mask: np.ndarray, name: str, cut: tuple[float, float], factor: float, width: float
+) -> list[dict[str, Any]]:
+    """All events of one kind as one trace, but those too short to be seen; ``width`` is pixels a second.
 
+    The template of what is shown on hover holds the words once, and an event its numbers.
+    """
     start, length = _drawn(played.start[mask], played.duration[mask], cut)
-    seen = length > 0
+    seen = (length > 0) & (length * width >= SEEN)
+    if not seen.any():
+        return []
     stage, batch, virtual, since, took = (
-        column[mask][seen].tolist()
+        column[mask][seen]
         for column in (played.stage, played.micro_batch, played.virtual_stage, played.start, played.duration)
     )
     label = name.replace("_", " ") if name in COLOURS else theme.term_title(name)
     parts = "".join(f"<br>  {theme.term_title(term)}: {value / sum(played.terms[name].values()):.0%}"
                     for term, value in played.terms.get(name, {}).items() if len(played.terms[name]) > 1)  # fmt: skip
-    some = f", virtual stage {{}} of {played.virtual_stages}" if played.virtual_stages > 1 else ""
-    hover = [
-        f"<b>{label}</b>, stage {s}" + (f"<br>micro-batch {b}{some.format(v)}" if b >= 0 else "")
-        + f"<br>starts at {engineering(t, 's')}, takes {engineering(d, 's')}{parts}"
-        for s, b, v, t, d in zip(stage, batch, virtual, since, took, strict=True)
-    ]  # fmt: skip
-    fits = width * float(np.median(length[seen])) > 5 + 7 * max(len(f"{b}") for b in batch)
-    text = [f"{b}" if fits and b >= 0 and name in COLOURS else "" for b in batch]
-    row = {"x": length[seen] / factor, "base": start[seen] / factor, "y": [f"{s}" for s in stage], "orientation": "h"}
-    line = {"width": 0.5 if float(np.median(length[seen])) * width > 4 else 0, "color": "#FFFFFF"}
-    figure.add_trace(
-        go.Bar(
-            **row, name=label, meta=name, marker={**theme.fill(COLOURS.get(name, name)), "line": line},
-            customdata=hover, hovertemplate=HOVER, text=text, textposition="inside", insidetextanchor="middle",
-            textangle=0, constraintext="none", textfont={"size": 11},
-        )
-    )  # fmt: skip
+    (early, early_unit), (long, long_unit) = (theme.axis_scale(times.tolist(), "s") for times in (since, took))
+    numbers = np.stack([since / early, took / long, batch, virtual], axis=1).astype(np.float32)
+    which = "<br>micro-batch %{customdata[2]}" if batch[0] >= 0 else ""
+    if which and played.virtual_stages > 1:
+        which += f", virtual stage %{{customdata[3]}} of {played.virtual_stages}"
+    times = f"<br>starts at %{{customdata[0]:.5~r}} {early_unit}, takes %{{customdata[1]:.4~r}} {long_unit}"
+    rows = {s: f"{s}" for s in np.unique(stage).tolist()}
+    usual = float(np.median(length[seen])) * width
+    first, span = ((times[seen] / factor).astype(np.float32) for times in (start, length))
+    edge = {"width": 0.5 if usual > 4 else 0, "color": "#FFFFFF"}
+    trace = {
+        "type": "bar", "x": span, "base": first,
+        "y": [rows[s] for s in stage.tolist()], "orientation": "h", "name": label, "meta": name,
+        "marker": {**theme.fill(COLOURS.get(name, name)), "line": edge},
+        "customdata": numbers, "hovertemplate": f"<b>{label}</b>, stage %{{y}}{which}{times}{parts}<extra></extra>",
+    }  # fmt: skip
+    if name in COLOURS and batch[0] >= 0 and usual > 5 + 7 * len(f"{batch.max()}"):
+        trace |= {"text": [f"{b}" for b in batch.tolist()], "textposition": "inside", "insidetextanchor": "middle",
+                  "textangle": 0, "constraintext": "none", "textfont": {"size": 11}}  # fmt: skip
+    return [trace]
 
 
 def _axes(
-    figure: go.Figure,
-    shown: np.ndarray,
-    played: Timeline,
-    cut: tuple[float, float],
-    end: float,
-    scale: tuple[float, str],
-    dark: bool,
-) -> None:
+    shown: np.ndarray, played: Timeline, cut: tuple[float, float], end: float, scale: tuple[float, str], dark: bool
+) -> dict[str, Any]:
     """Stages from the top down, ticks at their true times on both sides of the cut, the legend underneath."""
     factor, unit = scale
     low, high = cut
@@ -154,16 +156,17 @@ def _axes(
     places = [*left, *(t - (high - low) / factor for t in right)]
     ticks = {"tickvals": places, "ticktext": [f"{t:.6g}" for t in (*left, *right)]}
     top = (end - (high - low)) / factor
-    figure.update_xaxes(title={"text": theme.with_unit("Time", unit)}, range=[0, 1.005 * top], **ticks)
+    across = {"title": {"text": theme.with_unit("Time", unit)}, "range": [0, 1.005 * top], **ticks}
     names = [f"{s}" for s in shown]
     words: dict[str, Any] = {"type": "category", "categoryarray": names, "title": {"text": "Pipeline stage"}}
-    figure.update_yaxes(autorange="reversed", showgrid=False, **words)
+    down = {"autorange": "reversed", "showgrid": False, **words}
+    marks: dict[str, list[Any]] = {"shapes": [], "annotations": []}
     if low:
-        figure.add_vline(low / factor, line={"color": theme.paper(dark), "width": 9})
-        figure.add_vline(low / factor, line={"color": theme.ink(dark), "width": 2, "dash": "dot"})
-        text = f"{engineering(high - low, 's')} not drawn"
-        note = {"yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
-        figure.add_annotation(x=low / factor, text=text, **note)
-    legend = {"orientation": "h", "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"}
+        note = {"text": f"{engineering(high - low, 's')} not drawn", "yanchor": "bottom"}
+        marks = theme.line_at(low / factor, dark, **note)
+        [line] = marks["shapes"]
+        gap = {**line, "line": {"color": theme.paper(dark), "width": 9}}
+        marks["shapes"] = [gap, {**line, "line": {"color": theme.ink(dark), "width": 2, "dash": "dot"}}]
     height = int(min(720, max(330, 250 + 30 * len(shown))))
-    figure.update_layout(barmode="overlay", bargap=0.12, height=height, legend=legend)
+    return {"xaxis": across, "yaxis": down, "barmode": "overlay", "bargap": 0.12, "height": height,
+            "legend": theme.BELOW, **marks}  # fmt: skip

@@ -40,7 +40,7 @@ def heading(result: Result, title: str) -> dict[str, str]:
 
 def room(words: dict[str, str]) -> dict[str, int]:
     """Margin for a title and as many lines as its subtitle has."""
-    return {"t": 85 + 20 * words["subtitle"].count("<br>")}
+    return {"t": 80 + 18 * words["subtitle"].count("<br>")}
 
 
 def memory_waterfall(result: Result, *, title: str = "", dark: bool = False) -> go.Figure:
@@ -56,69 +56,72 @@ def memory_waterfall(result: Result, *, title: str = "", dark: bool = False) -> 
     capacity = {name: float(size) for name, size in result.cells[0].evaluation["tier_capacity"].items()}
     footprint = sum(classes.values())
     factor, shown = theme.axis_scale([footprint, capacity["local"]], "B")
-    figure = theme.blank(words["title"], dark, subtitle=words["subtitle"], margin=room(words), showlegend=False)
+    rows = Rows(dark)
     base = 0.0
     for position, (name, size) in enumerate(classes.items()):
         hover = f"<b>{theme.term_title(name)}</b><br>{engineering(size, 'B')}, {size / footprint:.1%} of the footprint"
-        _bar(figure, theme.term_title(name), base, size, factor, "B", theme.fill(name, position), hover)
+        rows.bar(theme.term_title(name), base, size, factor, "B", theme.fill(name, position), hover)
         base += size
     plain = {"color": theme.ink(dark), "opacity": 0.65}
-    _bar(figure, "footprint", 0.0, footprint, factor, "B", plain, f"<b>footprint</b><br>{engineering(footprint, 'B')}")
+    rows.bar("footprint", 0.0, footprint, factor, "B", plain, f"<b>footprint</b><br>{engineering(footprint, 'B')}")
     top = max(footprint, capacity["local"])
     for name, held in tiers.items():
         over = held > capacity[name]
         hover = f"<b>{_tier(name)}</b><br>holds {engineering(held, 'B')} of {engineering(capacity[name], 'B')}"
         colour = theme.BAD if over else theme.GOOD
-        note = f" of {theme.short(capacity[name], 'B')}" + (" (overflows)" if over else "")
-        _bar(figure, _tier(name), 0.0, held, factor, "B", {"color": colour}, hover, note)
+        note = f" of {theme.short(capacity[name], 'B')}" + (": overflows" if over else "")
+        rows.bar(_tier(name), 0.0, held, factor, "B", {"color": colour}, hover, note)
         if name != "local" and capacity[name] <= top:
-            row, place = len(figure.data) - 1, capacity[name] / factor
+            row, place = len(rows.traces) - 1, capacity[name] / factor
             line = {"color": theme.ink(dark), "width": 2, "dash": "dash"}
-            figure.add_shape(type="line", x0=place, x1=place, y0=row - 0.45, y1=row + 0.45, line=line)
-    line = {"color": theme.ink(dark), "dash": "dash", "width": 2}
+            ends = {"x0": place, "x1": place, "y0": row - 0.45, "y1": row + 0.45}
+            rows.shapes.append({"type": "line", "line": line, **ends})
     text = f"capacity of local memory, {theme.short(capacity['local'], 'B')}"
     right = capacity["local"] > 0.4 * top
-    note = {"text": text, "y": 1, "yanchor": "bottom", "xanchor": "right" if right else "left", "showarrow": False}
-    figure.add_vline(capacity["local"] / factor, line=line)
-    figure.add_annotation(x=capacity["local"] / factor, yref="paper", **note)
-    figure.update_xaxes(title={"text": theme.with_unit("Memory of one device", shown)}, range=[0, 1.32 * top / factor])
-    return _rows(figure)
+    ends = {"yanchor": "bottom", "xanchor": "right" if right else "left"}
+    marks = theme.line_at(capacity["local"] / factor, dark, text=text, **ends)
+    rows.shapes += marks["shapes"]
+    rows.notes += marks["annotations"]
+    reach = 2.0 if any(held > capacity[name] for name, held in tiers.items()) else 1.45  # room for what is written
+    return rows.figure(words, theme.with_unit("Memory of one device", shown), reach * top / factor)
 
 
 def _tier(name: str) -> str:
     return "held in local memory" if name == "local" else f"held in {name.upper() if len(name) <= 4 else name}"
 
 
-def _bar(
-    figure: go.Figure,
-    name: str,
-    base: float,
-    size: float,
-    factor: float,
-    unit: str,
-    marker: dict[str, Any],
-    hover: str,
-    note: str = "",
-    *,
-    signed: bool = False,
-) -> None:
-    """One row: a bar from ``base`` to ``base + size`` with its size written at its right end."""
-    import plotly.graph_objects as go
+class Rows:
+    """Horizontal bars that are drawn one by one, a row each, from the top down."""
 
-    row = {"x": [size / factor], "base": [base / factor], "y": [name], "orientation": "h", "name": name}
-    figure.add_trace(go.Bar(**row, marker=marker, customdata=[hover], hovertemplate=HOVER, width=0.75))
-    sign = ("+" if size > 0 else "−") if signed else ""
-    text = f"{NARROW}<b>{sign}{theme.short(abs(size) if signed else size, unit)}</b>{note}"
-    end = max(base, base + size) / factor
-    place = {"x": end, "y": name, "xanchor": "left", "showarrow": False, "bgcolor": figure.layout.paper_bgcolor}
-    figure.add_annotation(text=text, **place)
+    def __init__(self, dark: bool) -> None:
+        self.dark = dark
+        self.traces: list[dict[str, Any]] = []
+        self.notes: list[dict[str, Any]] = []
+        self.shapes: list[dict[str, Any]] = []
 
+    def bar(
+        self, name: str, base: float, size: float, factor: float, unit: str, marker: dict[str, Any], hover: str,
+        note: str = "", *, signed: bool = False,
+    ) -> None:  # fmt: skip
+        """One row: a bar from ``base`` to ``base + size`` with its size written at its right end."""
+        row = {"x": [size / factor], "base": [base / factor], "y": [name], "orientation": "h", "name": name}
+        words = {"customdata": [hover], "hovertemplate": HOVER}
+        self.traces.append({"type": "bar", **row, "marker": marker, **words, "width": 0.75})
+        sign = ("+" if size > 0 else "−") if signed else ""
+        text = f"{NARROW}<b>{sign}{theme.short(abs(size) if signed else size, unit)}</b>{note}"
+        end = max(base, base + size) / factor
+        place = {"x": end, "y": name, "xanchor": "left", "showarrow": False, "bgcolor": theme.paper(self.dark)}
+        self.notes.append({"text": text, **place})
 
-def _rows(figure: go.Figure) -> go.Figure:
-    """Rows from the top down, as high as they need."""
-    names = [trace.y[0] for trace in figure.data]
-    figure.update_yaxes(autorange="reversed", type="category", categoryarray=names, showgrid=False, title=None)
-    return figure.update_layout(height=min(720, 210 + 36 * len(names)), barmode="overlay")
+    def figure(self, words: dict[str, str], title: str, top: float) -> go.Figure:
+        """The figure, as high as its rows need."""
+        names = [trace["y"][0] for trace in self.traces]
+        rows = {"autorange": "reversed", "type": "category", "categoryarray": names, "showgrid": False}
+        return theme.drawn(
+            self.traces, dark=self.dark, **words, margin=room(words), showlegend=False, annotations=self.notes,
+            shapes=self.shapes, xaxis={"title": {"text": title}, "range": [0, top]}, yaxis=rows, barmode="overlay",
+            height=min(720, 210 + 36 * len(names)),
+        )  # fmt: skip
 
 
 def difference(
@@ -148,9 +151,9 @@ def difference(
     unit = a.unit(f"{table}.{next(iter(left))}")
     before, after = sum(left.values()), sum(right.values())
     factor, shown = theme.axis_scale([before, after], unit)
-    figure = theme.blank(words["title"], dark, subtitle=words["subtitle"], margin=room(words), showlegend=False)
+    rows = Rows(dark)
     plain = {"color": theme.ink(dark), "opacity": 0.65}
-    _bar(figure, names[0], 0.0, before, factor, unit, plain, f"<b>{names[0]}</b><br>{engineering(before, unit)}")
+    rows.bar(names[0], 0.0, before, factor, unit, plain, f"<b>{names[0]}</b><br>{engineering(before, unit)}")
     base = top = before
     for term in dict.fromkeys([*left, *right]):
         was, is_ = left.get(term, 0.0), right.get(term, 0.0)
@@ -158,11 +161,10 @@ def difference(
             continue
         marker = {"color": theme.GOOD if is_ < was else theme.BAD}
         hover = f"<b>{theme.term_title(term)}</b><br>{engineering(was, unit)} to {engineering(is_, unit)}"
-        _bar(figure, theme.term_title(term), base, is_ - was, factor, unit, marker, hover, signed=True)
+        rows.bar(theme.term_title(term), base, is_ - was, factor, unit, marker, hover, signed=True)
         base += is_ - was
         top = max(top, base)
     hover = f"<b>{names[1]}</b><br>{engineering(after, unit)}, {after / before - 1:+.1%} on {names[0]}"
     change = f" ({after / before - 1:+.1%})" if np.isfinite(after / before) else ""
-    _bar(figure, names[1], 0.0, after, factor, unit, plain, hover, change)
-    figure.update_xaxes(title={"text": theme.axis_title(table, shown)}, range=[0, 1.2 * top / factor])
-    return _rows(figure)
+    rows.bar(names[1], 0.0, after, factor, unit, plain, hover, change)
+    return rows.figure(words, theme.axis_title(table, shown), 1.2 * top / factor)

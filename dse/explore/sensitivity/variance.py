@@ -205,11 +205,10 @@ def _analyzed(
     if np.ptp(value) <= 1e-12 * max(float(np.max(np.abs(value))), 1e-300):
         zeros = {name: np.zeros(d) for name in ("S1", "S1_conf", "ST", "ST_conf")}
         return {**zeros, "S2": np.zeros((d, d))}
-    # A bootstrap sample of a rare 0/1 output may not vary at all.
+    options = {"calc_second_order": second_order, "num_resamples": resamples, "conf_level": confidence}
+    # A bootstrap sample of a rare 0/1 output may not vary at all. SALib takes a seed of 0 for none.
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = analysis.analyze(
-            problem, value, calc_second_order=second_order, num_resamples=resamples, conf_level=confidence, seed=seed
-        )
+        found = analysis.analyze(problem, value, **options, seed=seed + 1)
     return {name: np.asarray(found[name]) for name in found}
 
 
