@@ -66,8 +66,11 @@ def _value(place: Any, axis: str, meta: dict[str, Any], path: str) -> Any:
 
 
 def _go_to_design(bench: Workbench, point: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Take the design of the front's table that is nearest to where it was clicked."""
+    """Take the design of a point of the front; its id is its row, and the nearest row stands in for a missing one."""
     designs = bench.scene.designs
+    if str(point.get("id") or "").isdigit() and int(point["id"]) < len(designs.table):
+        take_row(bench, int(point["id"]))
+        return
     if point.get("x") is None or not len(designs.table):
         return
     distance = np.zeros(len(designs.table))

@@ -39,7 +39,7 @@ function render({ model, el }) {
     box.on("plotly_click", (event) => {
       const points = event.points.map((p) => ({
         curve: p.curveNumber, point: p.pointNumber ?? p.pointIndex ?? null,
-        x: number(p.x) ?? null, y: number(p.y) ?? null, name: p.data.name ?? "", meta: p.data.meta ?? null,
+        x: number(p.x) ?? null, y: number(p.y) ?? null, name: p.data.name ?? "", meta: p.data.meta ?? null, id: p.id ?? null,
       }));
       send({ type: "click", points });
     });
