@@ -181,6 +181,8 @@ def test_exit_codes_and_messages_of_the_program():
 def test_variables_and_couplings_are_read_as_in_python():
     assert parse_variable(f"{INTER}=25..400 GB/s") == span(INTER, "25 GB/s", "400 GB/s")
     assert parse_variable(f"{INTER}=lin:1.5..4:6 GB/s") == span(INTER, "1.5 GB/s", "4 GB/s", log=False, steps=6)
+    assert parse_variable(f"{CAPACITY}=40 GB..160 GB:7") == span(CAPACITY, "40 GB", "160 GB", steps=7)
+    assert parse_variable(f"{INTER}=lin:500 MB/s .. 2GB/s") == span(INTER, "500 MB/s", "2GB/s", log=False)
     assert parse_variable("cluster.facility.pue=1.1..1.5") == span("cluster.facility.pue", "1.1", "1.5")
     assert parse_variable("cluster.devices=8,16").values == ("8", "16")
     assert parse_coupling(f"cluster.accelerator.price ~ {CAPACITY} at 3 USD/GB") == coupling(

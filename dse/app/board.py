@@ -80,7 +80,7 @@ class Board:
         scene = Scene(state, COARSE, self.searched)
         axes = [("", c.path, c.label) for c in found if c.kind in ("slider", "choice", "switch")]
         for name in shown:
-            self.cards[name].head.html = _head(name, state, axes)
+            self.cards[name].head.html = _head(name, state, axes, searched=self.searched is not None)
             if not (KINDS[name].heavy or (name == "landscape" and state.view.best)):
                 self._draw(name, scene)
         self.later.plan([*self._heavy(shown, scene), *self._refined(shown, state)])
@@ -203,7 +203,7 @@ def _chooser(state: State) -> str:
     )
 
 
-def _head(name: str, state: State, axes: list[tuple[str, str, str]]) -> str:
+def _head(name: str, state: State, axes: list[tuple[str, str, str]], *, searched: bool) -> str:
     """What can be chosen on a card."""
     view, parts = state.view, [""]
     if name == "landscape":
@@ -214,7 +214,9 @@ def _head(name: str, state: State, axes: list[tuple[str, str, str]]) -> str:
             markup.button("everywhere", "Best at each point", "Each point with its own best strategy, "
                           "instead of the present one everywhere", on=view.best, kind="toggle"),
         ]  # fmt: skip
-    if name in ("front", "parallel"):
+    if name in ("front", "parallel") and searched:
+        parts = ["The designs of the search", markup.button("work:strategies", "Show the strategies again")]
+    elif name in ("front", "parallel"):
         parts = [
             markup.select("objective:0", _quantities(), view.objectives[0], "First objective"),
             "and", markup.select("objective:1", _quantities(), view.objectives[1], "Second objective"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dse.app.compare import Difference
     from dse.app.workbench import Workbench
 
+CLOSE = 0.3  # of the step time: smaller differences are shown without the 0 of the axis
 ROWS = 60  # rows of the table on the page; the whole table is ``selected``
 FIELDS = ("tp", "pp", "dp", "cp", "ep", "micro_batch", "virtual_stages", "recompute", "zero_stage", "sequence_parallel")
 
@@ -198,7 +199,21 @@ class Compare:
 def _difference(a: Design, b: Design, *, dark: bool) -> Any:
     from dse.view.waterfall import difference
 
-    return difference(a.result, b.result, dark=dark).update_layout(height=440)
+    figure = difference(a.result, b.result, dark=dark).update_layout(height=440)
+    path = np.cumsum([sum(a.result.terms("time").values()), *_steps(a, b)])
+    span = float(np.ptp(path))
+    if 0 < span < CLOSE * path[0]:  # small changes of a large number: look closer, and say so
+        scale = path[0] / float(figure.data[0].x[0])
+        low, high = (float(path.min()) - 0.6 * span) / scale, (float(path.max()) + 0.6 * span) / scale
+        title = f"{figure.layout.xaxis.title.text}, not from 0"
+        figure.update_xaxes(range=[low, high], title={"text": title})
+    return figure
+
+
+def _steps(a: Design, b: Design) -> list[float]:
+    """Differences of the terms in the order of the waterfall."""
+    left, right = a.result.terms("time"), b.result.terms("time")
+    return [right.get(term, 0.0) - left.get(term, 0.0) for term in dict.fromkeys([*left, *right])]
 
 
 def _compared(found: Difference, pins: dict[str, Design]) -> str:
@@ -210,7 +225,7 @@ def _compared(found: Difference, pins: dict[str, Design]) -> str:
     notes = [f"{name} is the present design" for name in missing]
     if found.faster is not None:
         notes.insert(0, f"P(A is faster than B) = {found.faster:.0%}")
-    notes += found.notes
+    notes += [note[:1].upper() + note[1:] if note[1:2] == " " else note for note in found.notes]
     line = f"<div class='dse-line'><b>{escape('; '.join(notes))}.</b><span>{''.join(parts)}</span></div>"
     inputs = [
         [row["input"], *(_amount(row[pin], row["unit"]) for pin in ("A", "B"))]

@@ -14,6 +14,9 @@ import typer
 from dse.errors import Fault, SpecError
 
 _SPAN = re.compile(r"^\s*(lin:)?\s*([^\s.:][^:]*?)\.\.([^\s:]+)(?::(\d+))?(?:\s+(\S.*?))?\s*$")
+# The same with a unit at both ends: 40 GB..160 GB:7
+_END = r"([\d.eE+-]+\s*[^\W\d][^:]*?)"
+_EACH = re.compile(rf"^\s*(lin:)?\s*{_END}\s*\.\.\s*{_END}(?:\s*:(\d+))?\s*()$")
 
 
 def attach(app: typer.Typer) -> None:
@@ -144,6 +147,8 @@ def finish(found: Any, out: Path | None, figure: Path | None, as_json: bool) -> 
 def parse_variable(text: str) -> Any:
     """``path=LOW..HIGH[:STEPS] unit`` as a span (``lin:`` in front: not in the logarithm), else an axis.
 
+    ``path=LOW unit..HIGH unit[:STEPS]`` is the same.
+
     Raises:
         SpecError: the text has another form.
     """
@@ -153,7 +158,7 @@ def parse_variable(text: str) -> Any:
     path, equals, values = (part.strip() for part in text.partition("="))
     if ".." not in values:
         return parse_axis(text)
-    match = _SPAN.match(values)
+    match = _EACH.match(values) or _SPAN.match(values)
     if not equals or not path or not match:
         raise SpecError(
             [Fault("vary", repr(text[:80]), 'must be "path=LOW..HIGH unit" or "path=LOW..HIGH:STEPS unit"')]
