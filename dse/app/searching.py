@@ -107,8 +107,8 @@ class Searching:
             self.wanted[field] = str(value or "")
         elif field == "start":
             self.start()
-        elif field == "cancel" and self.job is not None:
-            self.job.cancel()
+        elif field == "cancel":
+            self.stop()
         elif field == "strategies":
             self._bench.show_designs(None)
         self.show(self._bench.state)
@@ -135,6 +135,11 @@ class Searching:
         job.on_change(self._changed)
         job.start()
         return job
+
+    def stop(self) -> None:
+        """Cancel what runs, if anything does; what is done is kept."""
+        if self.job is not None:
+            self.job.cancel()
 
     def _search(self, state: State) -> Job:
         from dse.app.jobs import Job

@@ -27,6 +27,7 @@ from dse.app.state import History, State, start
 from dse.app.views import Scene, figure
 from dse.app.widgets import FRONT, Html
 from dse.errors import DseError
+from dse.view import theme
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,8 +67,7 @@ class Workbench:
         self.folder, self.name = Path(folder), ""
         note = ""
         if study is None:
-            count = 1024 if devices is None and cluster == "dgx-h100" else devices
-            state = start(model, cluster, strategy, devices=count)
+            state = start(model, cluster, strategy, devices=devices)
         else:
             opened = open_study(study)
             state, self.name, note = opened.state, opened.name, "; ".join(opened.warnings)
@@ -97,10 +97,18 @@ class Workbench:
         self.widget.add_class("dse-app")
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return self.widget._repr_mimebundle_(**kwargs)
+        bundle = self.widget._repr_mimebundle_(**kwargs)
+        return {**bundle, "text/plain": repr(self)} if isinstance(bundle, dict) else bundle
 
     def __repr__(self) -> str:
-        return f"<dse.workbench: {self.state.result!r}>"
+        design = theme.design_text(self.state.design.specs, self.state.design.devices)
+        return f"dse.workbench: {design}\n\n{self.state.result!r}"
+
+    def close(self) -> None:
+        """Take the workbench off the page and free its widgets."""
+        self.searching.stop()
+        for widget in [*_within(self.widget)]:
+            widget.close()
 
     # -- the state ---------------------------------------------------------------------------------------------
 
@@ -306,6 +314,11 @@ class Workbench:
             LOG.exception("the workbench")
             self.show()
             self.say("bad", f"{type(error).__name__}: {error}")
+
+
+def _within(widget: Any) -> list[Any]:
+    """A widget's children, and theirs, and itself."""
+    return [found for child in getattr(widget, "children", ()) for found in _within(child)] + [widget]
 
 
 def refusal(error: DseError) -> str:

@@ -318,6 +318,7 @@ def design_text(specs: Mapping[str, Any], devices: Any = None) -> str:
     return f"{model} on {cluster}" if devices is None else f"{model} on {int(devices):,} devices of {cluster}"
 
 
+@lru_cache(maxsize=2)
 def shades(dark: bool = False) -> list[list[Any]]:
     """The sequential colour scale, without the end that cannot be told from a dark background."""
     from plotly.colors import sample_colorscale
