@@ -62,15 +62,10 @@ class Board:
         self.searched: Any = None
         self.revision = 0
 
-    def show(self, state: State, found: Sequence[Control]) -> None:
-        """Draw a state: what is cheap now, the rest when the kernel is idle; a newer state replaces what is not drawn.
-
-        Args:
-            found: the controls of the state, which the axes of the landscape are chosen from.
-        """
+    def show(self, state: State) -> None:
+        """Draw a state: what is cheap now, the rest when the kernel is idle, unless a newer state comes first."""
         self.revision += 1
         shown = state.view.shown
-        self.chooser.html = _chooser(state)
         for name in shown:
             if name not in self.cards:
                 self.cards[name] = Card(name, self._act, self._event)
@@ -78,12 +73,17 @@ class Board:
         if children != self.grid.children:
             self.grid.children = children
         scene = Scene(state, COARSE, self.searched)
-        axes = [("", c.path, c.label) for c in found if c.kind in ("slider", "choice", "switch")]
         for name in shown:
-            self.cards[name].head.html = _head(name, state, axes, searched=self.searched is not None)
             if not (KINDS[name].heavy or (name == "landscape" and state.view.best)):
                 self._draw(name, scene)
         self.later.plan([*self._heavy(shown, scene), *self._refined(shown, state)])
+
+    def offer(self, state: State, found: Sequence[Control]) -> None:
+        """What can be chosen: which views are shown, and the axes of the landscape out of these controls."""
+        self.chooser.html = _chooser(state)
+        axes = [("", c.path, c.label) for c in found if c.kind in ("slider", "choice", "switch")]
+        for name in state.view.shown:
+            self.cards[name].head.html = _head(name, state, axes, searched=self.searched is not None)
 
     def _heavy(self, shown: tuple[str, ...], scene: Scene) -> list[Step]:
         names = [name for name in shown if KINDS[name].heavy]

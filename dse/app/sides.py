@@ -15,6 +15,7 @@ from dse.app.design import Design
 from dse.app.state import State
 from dse.app.widgets import Html, Plot
 from dse.errors import DseError
+from dse.explore.tables import TABLES
 from dse.space.axes import locate
 from dse.units import engineering
 from dse.view import theme
@@ -161,7 +162,20 @@ class Explain:
         except DseError:  # another timing model has other terms
             self._name = "step_time"
             tree = state.result.explain(self._name)
-        self.widget.html = f"<h4>{escape(theme.sentence(theme.title_of(self._name)))}</h4>{tree.to_html()}"
+        words = escape(theme.sentence(theme.title_of(self._name)))
+        self.widget.html = f"<h4>{words}{escape(_as_term(state, self._name))}</h4>{tree.to_html()}"
+
+
+def _as_term(state: State, name: str) -> str:
+    """Of a term of a breakdown, which the tree below has among others: its value and its share."""
+    table, _, term = name.rpartition(".")
+    for candidate in (table,) if table else TABLES:
+        terms = state.result.terms(candidate)
+        if term in terms:
+            value, unit = terms[term], state.result.unit(f"{candidate}.{term}")
+            share = value / (sum(terms.values()) or 1.0)
+            return f" = {engineering(value, unit)}, {share:.1%} of the {theme.title_of(candidate)}"
+    return ""
 
 
 class Compare:

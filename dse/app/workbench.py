@@ -6,6 +6,7 @@ Everything that can be clicked is a method here, so a notebook, a test and the p
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -78,6 +79,8 @@ class Workbench:
         self._build(asks_theme=dark is None and study is None)
         self.show()
         self.say("warn" if note else "info", note)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: later collections would stop a slider for a tenth of a second
 
     def _build(self, *, asks_theme: bool) -> None:
         act = self.act
@@ -138,11 +141,12 @@ class Workbench:
             self.widget.add_class("dse-dark")
         else:
             self.widget.remove_class("dse-dark")
+        self.board.show(state)  # first: the page draws the figures while the rest is made
         self._toolbar.html = header.toolbar(state, self.history, name=self.name)
         self._headline.html = header.headline(state)
         self._rules.html = header.rules(state)
         found = controls(state)
-        self.board.show(state, found)
+        self.board.offer(state, found)
         self.panel.show(state, found)
         self.drawer.show(state)
 

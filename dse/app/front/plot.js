@@ -26,6 +26,8 @@ function library(model) {
   return new Promise((ready) => STORE.waiting.push(ready)).then((found) => (clearInterval(timer), found));
 }
 
+const REST = 150; // ms without a change
+
 const number = (value) => (typeof value === "number" && !Number.isFinite(value) ? null : value);
 
 function render({ model, el }) {
@@ -60,7 +62,23 @@ function render({ model, el }) {
     });
   }
 
+  // what is out of sight is drawn when the page is at rest, so that what is in sight follows at once
+  let seen = true, pending = 0;
+  const sight = new IntersectionObserver(([entry]) => {
+    seen = entry.isIntersecting;
+    if (seen && pending) paint();
+  });
+  sight.observe(box);
+  function follow() {
+    clearTimeout(pending);
+    pending = 0;
+    if (seen || !drawn) paint();
+    else pending = setTimeout(paint, REST);
+  }
+
   async function paint() {
+    clearTimeout(pending);
+    pending = 0;
     next = { figure: model.get("figure"), revision: model.get("revision") };
     if (busy) return; // the one that is drawing takes the latest when it is done
     busy = true;
@@ -88,14 +106,16 @@ function render({ model, el }) {
     busy = false;
   }
 
-  model.on("change:revision", paint);
+  model.on("change:revision", follow);
   paint();
   const watch = new ResizeObserver(() => drawn && box.offsetWidth && STORE.library.Plots.resize(box));
   watch.observe(el);
   return () => {
     gone = true;
     watch.disconnect();
-    model.off("change:revision", paint);
+    model.off("change:revision", follow);
+    clearTimeout(pending);
+    sight.disconnect();
     if (drawn) STORE.library.purge(box);
   };
 }
