@@ -211,7 +211,7 @@ def _head(name: str, state: State, axes: list[tuple[str, str, str]], *, searched
             markup.select("look:quantity", _quantities(), view.quantity, "Quantity"),
             "over", markup.select("look:x", axes, view.x, "Horizontal axis"),
             "and", markup.select("look:y", axes, view.y, "Vertical axis"),
-            markup.button("everywhere", "Best at each point", "Each point with its own best strategy, "
+            markup.button("everywhere", "Best at each", "Each point with its own best strategy, "
                           "instead of the present one everywhere", on=view.best, kind="toggle"),
         ]  # fmt: skip
     if name in ("front", "parallel") and searched:

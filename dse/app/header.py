@@ -93,6 +93,8 @@ def _interval(state: State, name: str, unit: str) -> str:
 def _span(ends: tuple[float, float], unit: str) -> str:
     """Two ends with their unit once, where they share it."""
     low, high = (engineering(end, unit, 3) for end in ends)
+    if unit == "USD":
+        return f"{low}–{high.removeprefix('$')}"
     same = low.rpartition(" ")[2] == high.rpartition(" ")[2] and " " in low
     return f"{low.rpartition(' ')[0] if same else low}–{high}"
 

@@ -213,7 +213,9 @@ class Compare:
 def _difference(a: Design, b: Design, *, dark: bool) -> Any:
     from dse.view.waterfall import difference
 
-    figure = difference(a.result, b.result, dark=dark).update_layout(height=440)
+    figure = difference(a.result, b.result, dark=dark)
+    title = {"font": {"size": 15}, "subtitle": {"text": ""}}  # the tables beside it say what differs
+    figure.update_layout(height=420, font={"size": 12}, margin={"t": 40}, title=title)
     path = np.cumsum([sum(a.result.terms("time").values()), *_steps(a, b)])
     span = float(np.ptp(path))
     if 0 < span < CLOSE * path[0]:  # small changes of a large number: look closer, and say so
