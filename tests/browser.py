@@ -33,6 +33,8 @@ NOISE = (  # of JupyterLab itself, whatever the notebook does
     "favicon",
     "net::ERR_INTERNET_DISCONNECTED",
     "the server responded with a status of 404",
+    "Could not restore the debugger state",
+    "Canceled future for",  # it shut a kernel down while it was asking it something
 )
 
 
@@ -118,19 +120,20 @@ class Notebook:
 
     def __init__(self, page: Any, root: Path) -> None:
         self.page, self.root, self.errors = page, root, []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: self._heard(message))
+        page.on("pageerror", lambda error: self._heard(str(error)))
+        page.on("console", lambda m: m.type == "error" and self._heard(m.text, (m.location or {}).get("url", "")))
 
-    def _heard(self, message: Any) -> None:
-        if message.type == "error" and not any(text in message.text for text in NOISE):
-            self.errors.append(f"{message.text} ({(message.location or {}).get('url', '')})")
+    def _heard(self, text: str, url: str = "") -> None:
+        if not any(noise in text for noise in NOISE):
+            self.errors.append(f"{text} ({url})")
 
     def theme(self, name: str) -> None:
         """Switch the theme of JupyterLab."""
         self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", name)
 
     def run_all(self) -> None:
-        """Run all cells, once the kernel is ready."""
+        """Run all cells of the notebook, once its kernel is ready."""
+        self.page.evaluate(FRONT)
         self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
         self.page.locator("#jp-MainMenu").get_by_text("Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -142,14 +145,27 @@ class Notebook:
         assert not error, error
         return json.loads(text.split("ANSWER", 1)[1].strip().splitlines()[0])
 
-    def close(self) -> None:
+    def shut_down(self) -> None:
         """End the kernel."""
         self.page.evaluate("async () => { await window.jupyterapp.serviceManager.sessions.shutdownAll() }")
+
+    def close(self) -> None:
+        """End the kernel and the page."""
+        self.shut_down()
         self.page.close()
 
 
+# Another tab, such as a second view of an output, may be in front.
+FRONT = """async () => {
+  while (!window.jupyterapp?.shell.currentWidget) await new Promise((ready) => setTimeout(ready, 50));
+  const app = window.jupyterapp;
+  const notebook = [...app.shell.widgets("main")].find((widget) => widget.context?.sessionContext);
+  if (notebook) app.shell.activateById(notebook.id);
+}"""
+
 _ASK = """async (code) => {
-  const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
+  const notebook = [...window.jupyterapp.shell.widgets("main")].find((widget) => widget.context?.sessionContext);
+  const kernel = notebook.context.sessionContext.session.kernel;
   const future = kernel.requestExecute({ code, store_history: false });
   let text = "", error = "";
   future.onIOPub = (m) => {
@@ -205,7 +221,6 @@ class Bench:
         self.notebook, self.page, self.name = notebook, notebook.page, name
         self.app = self.page.locator(".dse-app").first
         self.app.locator(".dse-plot .main-svg").first.wait_for(timeout=90_000)
-        self.python(_HEAR)
         self.settle()
 
     def python(self, code: str) -> Any:
@@ -237,7 +252,8 @@ class Bench:
             self.page.wait_for_timeout(20)
 
     def painted(self, name: str, timeout: float = 15.0) -> None:
-        """Wait until a view shows the kernel's last state."""
+        """Bring a view into sight and wait until it shows the kernel's last state."""
+        self.view(name).scroll_into_view_if_needed()
         end = time.monotonic() + timeout
         while self.view(name).get_attribute("data-revision") != str(self.value(f"{self.name}.board.revision")):
             if time.monotonic() > end:
@@ -275,29 +291,31 @@ class Bench:
         mouse.up()
 
 
-# Every action that reaches the kernel, in the list HEARD.
-_HEAR = """HEARD = []
-def _hear(bench):
-    def told(do, value):
-        HEARD.append([do, value])
-        return bench.act(do, value)
-    bench.panel._act = told
-    event = bench._happened
-    def happened(view, message):
-        HEARD.append([view, message])
-        return event(view, message)
-    bench._happened = happened
-_hear(w)
-answer = 1"""
+# A first cell: notes everything that comes from the page, in the list HEARD.
+LISTEN = """import dse
+from dse.app import panel, widgets
+HEARD = []
+def noted(kind, name, what):
+    plain = getattr(kind, name)
+    def receive(self, *given):
+        HEARD.extend(what(self, *given))
+        return plain(self, *given)
+    setattr(kind, name, receive)
+noted(widgets.Html, '_receive', lambda self, _, message, __: [[message.get('do'), message.get('value')]])
+noted(widgets.Plot, '_receive', lambda self, _, m, __: [[m['type'], m]] if m.get('type') != 'plotly' else [])
+noted(panel.Panel, '_moved', lambda self, path, place: [] if self._quiet else [['slide:' + path, place]])
+"""
 
 _REVISIONS = """() => [...document.querySelectorAll('.dse-card .dse-plot')]
-  .filter((e) => e.offsetParent).map((e) => +(e.dataset.revision ?? -1))"""
+  .filter((e) => { const r = e.getBoundingClientRect(); return e.offsetParent && r.bottom > 90 && r.top < innerHeight - 30; })
+  .map((e) => +(e.dataset.revision ?? -1))"""
 
 _DRAWN = """(box) => {
   const plain = (v) => v && (Array.isArray(v) || ArrayBuffer.isView(v)) ? Array.from(v, plain) : v;
   const traces = box._fullData.map((t) => ({ type: t.type, name: t.name, x: plain(t.x), y: plain(t.y), z: plain(t.z),
     visible: t.visible, meta: t.meta ?? null,
-    dimensions: t.dimensions?.map((d) => ({ values: plain(d.values), range: d.range, constraintrange: d.constraintrange })) }));
+    dimensions: t.dimensions?.map((d) => ({ values: plain(d.values), range: d.range, constraintrange: d.constraintrange,
+      tickvals: plain(d.tickvals) })) }));
   const axis = (a) => a && ({ offset: a._offset, length: a._length, type: a.type, range: plain(a.range), title: a.title?.text });
   const layout = box._fullLayout;
   return { traces, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), selections: layout.selections?.length ?? 0 };

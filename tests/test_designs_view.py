@@ -12,6 +12,7 @@ import dse
 from dse.app.designs import Designs, chosen, present, strategies
 from dse.app.state import State, landscape, start
 from dse.errors import InfeasibleDesign, SpecError
+from dse.explore import confidence
 from dse.view import designs as views
 from dse.view import theme
 from dse.view.landscape import landscape as map_of
@@ -132,7 +133,6 @@ def test_lines_can_be_turned_back_into_values(found: Designs) -> None:
     figure = views.parallel(found, share=1.0)
     table = found.table[found.table["feasible"]].sort_values(found.objectives[0], kind="stable")
     described = figure.layout.meta["dimensions"]
-    assert [d["column"] for d in described] == [*found.variables, *found.objectives]
     for axis, meta in zip(figure.data[0].dimensions, described, strict=True):
         values = np.asarray(axis["values"], dtype=float)
         if meta["values"] is not None:
@@ -141,6 +141,54 @@ def test_lines_can_be_turned_back_into_values(found: Designs) -> None:
         else:
             back = meta["scale"] * (10**values if meta["log"] else values)
             np.testing.assert_allclose(back, table[meta["column"]].to_numpy(float), rtol=1e-9)
+
+
+def test_lines_show_what_varies_and_the_objectives_last(found: Designs) -> None:
+    """At most eight columns, none with a single value; what is selected changes none of them."""
+    shown = [d["column"] for d in views.parallel(found).layout.meta["dimensions"]]
+    assert len(shown) <= 8 and tuple(shown[-2:]) == found.objectives
+    good = found.table[found.table["feasible"]]
+    assert all(good[name].nunique() > 1 for name in shown)
+    mask = chosen(found, {"recompute": {"values": ["full"]}})
+    again = views.parallel(found, selected=mask).layout.meta["dimensions"]
+    assert [d["column"] for d in again] == shown
+    fixed = Designs(found.table.assign(tp=2), found.variables, found.objectives, found.less, {})
+    assert "tp" not in [d["column"] for d in views.parallel(fixed).layout.meta["dimensions"]]
+
+
+def test_ranges_of_lines_can_end_between_ticks(found: Designs) -> None:
+    """A measure has many ticks without a visible text, each text different; few values keep theirs."""
+    for axis, meta in zip(views.parallel(found).data[0].dimensions, views.parallel(found).layout.meta["dimensions"],
+                          strict=True):  # fmt: skip
+        assert len(set(axis.ticktext)) == len(axis.tickvals)
+        seen = [text for text in axis.ticktext if text.strip("\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}")]
+        assert 1 < len(seen) <= 10
+        assert (len(axis.tickvals) > 100) == (meta["column"] in found.objectives)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_best_lines_lie_on_top_and_stand_out(found: Designs, *, dark: bool) -> None:
+    """Plotly draws higher colours over lower ones: the best has the highest, of either kind of objective."""
+    figure = views.parallel(found, dark=dark)
+    line, scale = figure.data[0].line, figure.layout.meta["dimensions"][-2]["scale"]
+    assert line.reversescale == (not dark)  # the scale rises from dark to bright
+    least = found.table[found.objectives[0]][found.table["feasible"]].min()
+    assert -scale * float(np.max(line.color)) == pytest.approx(least)
+    assert [-t for t in line.colorbar.tickvals] == pytest.approx([float(t) for t in line.colorbar.ticktext], rel=1e-3)
+    objectives = ("tokens_per_s [1/s]", found.objectives[1])
+    more = Designs(found.table, found.variables, objectives, (False, True), {})
+    line = views.parallel(more, dark=dark).data[0].line
+    assert float(np.max(line.color)) == found.table["tokens_per_s [1/s]"][found.table["feasible"]].max()
+
+
+def test_many_points_are_all_drawn_on_one_layer(found: Designs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the graphics processor draws lies over what is not drawn there: the front would be hidden."""
+    assert {each.type for each in views.front(found).data} == {"scatter"}
+    monkeypatch.setattr(views, "SHADER", 10)
+    row = found.table.iloc[int(np.flatnonzero(found.table["on_front"])[0])].to_dict()
+    figure = views.front(found, now=row)
+    assert {each.type for each in figure.data} == {"scattergl"} and trace(figure, "this design")
+    type(figure)(figure.to_dict())  # Plotly accepts every property
 
 
 def test_selected_lines_are_drawn_last(found: Designs) -> None:
@@ -254,18 +302,49 @@ def test_a_landscape_needs_two_axes(state: State) -> None:
 
 
 def test_the_nearest_runs_are_those_of_the_result(state: State) -> None:
-    """Measured and predicted seconds of each run, the design's own with its interval, the errors on hover."""
+    """Throughput of each run and the design's own with its interval, the errors on hover."""
     figure = nearest(state.result, 4)
-    runs, ends = state.result.nearest(4), state.result.interval()
-    np.testing.assert_allclose(trace(figure, "measured").x, runs["measured [s]"])
-    np.testing.assert_allclose(trace(figure, "predicted").x, runs["predicted [s]"])
+    runs = state.result.nearest(4)
+    per = state.result.number("devices")
+    ends = state.result.interval(quantity="tokens_per_s")
+    rate = runs["tokens"] / runs["devices"]
+    np.testing.assert_allclose(trace(figure, "measured").x, rate / runs["measured [s]"])
+    np.testing.assert_allclose(trace(figure, "predicted").x, rate / runs["predicted [s]"])
+    assert figure.layout.xaxis.title.text == "Throughput [tokens/s per device]"
     own = figure.data[-1]
-    assert own.x[0] - own.error_x.arrayminus[0] == pytest.approx(ends.low)
-    assert own.x[0] + own.error_x.array[0] == pytest.approx(ends.high)
+    assert own.x[0] == pytest.approx(state.result.number("tokens_per_s") / per)
+    assert own.x[0] - own.error_x.arrayminus[0] == pytest.approx(ends.low / per)
+    assert own.x[0] + own.error_x.array[0] == pytest.approx(ends.high / per)
     text = trace(figure, "measured").customdata[0]
     assert str(runs["source"][0]) in text and f"{runs['error_held_out'][0]:+.1%}" in text
     with pytest.raises(SpecError):
         nearest(landscape(state, "strategy.tp", "strategy.micro_batch"))
+
+
+def test_tokens_of_a_step_are_those_of_the_measured_table(state: State) -> None:
+    """Over time and devices they are the published throughput; a run of another table has none."""
+    from dse.accuracy.corpus import measured
+    from dse.accuracy.uncertainty import _tokens, corpus_runs
+
+    runs = state.result.nearest(20)
+    published = measured("training").set_index("id")["tokens_per_s_per_gpu"][runs["id"]].to_numpy(float)
+    np.testing.assert_allclose(runs["tokens"] / runs["measured [s]"] / runs["devices"], published, rtol=1e-4)
+    every = corpus_runs()
+    assert np.isfinite(_tokens(every)).all()
+    for other in (every.assign(measured=2 * every["measured"]), every.assign(id="mine"), every.assign(devices=3)):
+        assert np.isnan(_tokens(other)).all()
+
+
+def test_runs_without_a_batch_are_compared_by_time(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = state.result.nearest(3).assign(tokens=float("nan"))
+    monkeypatch.setattr(dse.Result, "nearest", lambda self, count=5: runs)
+    figure = nearest(state.result)
+    assert figure.layout.xaxis.title.text == "Step time [s]"
+    np.testing.assert_allclose(trace(figure, "measured").x, runs["measured [s]"])
+    assert figure.data[-1].x[0] == pytest.approx(state.result.number("step_time"))
+    assert "nan" not in "".join(trace(figure, "measured").customdata)
+    monkeypatch.setattr(confidence, "nearest", lambda result, count=3: runs)
+    assert [record["tokens"] for record in confidence.nearest_records(state.result)] == [None] * 3
 
 
 def test_without_runs_the_figure_says_so(state: State, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import dse
 from dse.cost import memory, step
 from dse.errors import SpecError
 from dse.view import figures, theme
+from dse.view.formulas import formula
 from dse.view.reading import operators, pick, violated
 
 STRATEGIES = {
@@ -75,6 +76,36 @@ def test_bars_of_one_design_add_up_to_the_step(design: dse.Result) -> None:
     assert figure.layout.xaxis.title.text.startswith("Step time [")
     assert all("%" in trace.customdata[0] for trace in bars(figure))
     assert len([a for a in figure.layout.annotations if a.name == "total"]) == 1
+
+
+def test_the_legend_of_one_bar_names_what_can_be_seen(design: dse.Result) -> None:
+    """Every term is drawn and says on hover what it is; those below half a per cent are not in the legend."""
+    figure = figures.breakdown(design)
+    whole = float(design["step_time"])
+    for trace in bars(figure):
+        share = float(trace.x[0]) * scale(figure, "xaxis") / whole
+        assert trace.showlegend == (share >= 0.005), trace.name
+        assert f"<b>{trace.name}</b>" in trace.customdata[0]
+    [total] = figure.layout.annotations
+    assert total.x * 1.15 < figure.layout.xaxis.range[1]  # room for the text behind the bar
+
+
+def test_hover_explains_each_term(design: dse.Result) -> None:
+    """The equation that the cost graph has; of the terms of every pass the number of passes and the time of one."""
+    graph = design.cells[0].evaluation.graph.quantities
+    for trace in bars(figures.breakdown(design)):
+        lines = trace.customdata[0].split("<br>")
+        assert len(lines) > 2, trace.name
+        if "micro-batches" not in lines[-1]:
+            continue
+        assert graph["mean_stage_terms"].equation in lines[-2]
+        count, _, each = lines[-1].removeprefix("= ").partition(" micro-batches · ")
+        seconds = float(count.replace(",", "")) * dse.units.parse(each, "s")
+        assert seconds == pytest.approx(float(trace.x[0]) * scale(figures.breakdown(design), "xaxis"), rel=2e-3)
+    if design.execution() == "megatron":
+        assert formula(design, "time", "imbalance") == f"= {graph['imbalance'].equation}"
+        assert "straggler" not in formula(design, "time", "stragglers")
+    assert formula(design, "cost", "capital") == ""  # the price of the cluster is not what a step costs
 
 
 def test_bars_along_an_axis_add_up_to_each_step(space: dse.Result) -> None:

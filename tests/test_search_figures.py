@@ -18,6 +18,7 @@ from dse.view import require as views_require
 from dse.view import search as views_search
 from dse.view import sensitivity as views
 from dse.view import theme
+from dse.view.priced import values
 
 INTER, MEMORY = "cluster.network.inter.bandwidth", "cluster.memory.bandwidth"
 PLAN = "tp=2,pp=2,micro_batch=1,global_batch=64,zero_stage=1"
@@ -74,6 +75,25 @@ def test_a_short_front_has_all_intervals(found, monkeypatch):
     monkeypatch.setattr(views_search, "ALL_WHISKERS", 1000)
     figure = views_search.front(found)
     assert len(_named(figure, "90 % interval").x) == len(found.front)
+
+
+def test_rows_priced_together_are_as_alone(found):
+    """Hardware and strategies as arrays give the numbers of each design, also of infeasible ones."""
+    rows = [row for row, (_, _, place) in enumerate(found.rows) if place is not None]
+    wanted = [o.value for o in found.problem.objectives] + [lambda e: e["memory_bytes"]]
+    together = values(found, rows, *wanted)
+    assert any(not found.table["feasible"][row] for row in rows)
+    for place in np.linspace(0, len(rows) - 1, 12).astype(int):
+        alone = found.design(rows[place]).cells[0].evaluation
+        assert [column[place] for column in together] == pytest.approx([float(f(alone)) for f in wanted], rel=1e-12)
+
+
+def test_many_dominated_designs_are_sampled(found, monkeypatch):
+    every = _named(views_search.front(found), "dominated")
+    monkeypatch.setattr(views_search, "DOMINATED_SHOWN", 50)
+    some = _named(views_search.front(found), "dominated")
+    assert len(some.x) == len(some.customdata) == 50
+    assert some.name == f"dominated (50 of {len(every.x):,})" and set(some.x) <= set(every.x)
 
 
 def test_the_front_names_its_design_its_units_and_its_budget(found):
@@ -150,16 +170,43 @@ def test_every_figure_says_what_it_shows_and_of_which_design(kind, analysis, des
 
 
 def test_resources_are_compared_by_one_per_cent(design):
-    """The second panel is the elasticity of the step time: the priced step is small against the resource."""
+    """On hover stands the elasticity of the step time: the priced step is small against the resource."""
     prices = shadow_prices(design)
     figure = views.shadow(prices)
-    worth, saved = figure.data
-    assert len(worth.x) == len(saved.x) == int((prices.table["worth [USD]"] > 0).sum())
-    assert figure.layout.xaxis.title.text == "Worth of one more unit [USD per device]"
-    table = prices.table.set_index("path")
-    kept = [path for path in table.index if table.loc[path, "worth [USD]"] > 0]
+    [worth] = figure.data
+    table = prices.table[prices.table["worth [USD]"] > 0].set_index("path")
+    np.testing.assert_allclose(worth.x, table["worth [USD]"])
+    assert figure.layout.xaxis.title.text == "Worth [USD per device] and time saved"
+    place = list(table.index).index(MEMORY)
     local = elasticities(design, [MEMORY]).table["elasticity"][0]
-    assert saved.x[kept.index(MEMORY)] == pytest.approx(-local, rel=0.02)
+    share = float(worth.customdata[place].rpartition("saves ")[2].partition(" %")[0])
+    assert share == pytest.approx(-local, rel=0.05)
+    assert theme.short(table["saved [s]"][MEMORY], "s") in worth.text[place]
+    assert worth.y[place] == "memory bandwidth, +1 GB/s" and max(map(len, worth.y)) <= 34
+
+
+def test_a_rented_resource_is_priced_by_the_hour():
+    """A rate that a device may cost more."""
+    rented = dse.estimate("gpt-1.7b", {"base": "dgx-a100", "facility": {"pricing": "rent"}, "node": {"accelerator": {
+        "price_per_hour": "2 USD/h"}}}, PLAN, devices=16)  # fmt: skip
+    prices = shadow_prices(rented)
+    [bar] = views.shadow(prices).data
+    assert prices.worth_unit == "USD/s"
+    kept = prices.table[prices.table["worth [USD/s]"] > 0]
+    np.testing.assert_allclose(bar.x, 3600 * kept["worth [USD/s]"])
+    assert all("/h</b>" in text for text in bar.text)
+
+
+def test_rows_are_named_in_words_and_all_of_them(design):
+    """No path, no two alike, none left out."""
+    for figure in (views.tornado(tornado(design)), views.elasticity(elasticities(design))):
+        names = list(dict.fromkeys(figure.data[0].y))
+        assert len(set(names)) == len(names) > 10
+        assert not [name for name in names if "." in name.replace("comm.", "") or "_" in name]
+        assert {"BF16 matrix peak", "matrix efficiency"} <= set(names)
+        assert figure.layout.yaxis.dtick == 1
+    assert len(views.tornado(tornado(design), top=7).data[0].y) == 7
+    assert views._named(["cluster.a.bandwidth", "cluster.b.a.bandwidth", "tp"])[:2] == ["a.bandwidth", "b.a.bandwidth"]
 
 
 def test_the_regions_of_a_box_are_drawn_to_scale(design):

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -36,7 +37,7 @@ PLANS = {
 }
 OPTIONS = {"pp": [1, 4, 8], "tp": [1, 2], "micro_batch": [1], "virtual_stages": [1], "recompute": ["none", "full"]}
 FACTORS = [Factor(MEMORY, "1 TB/s", "4 TB/s", log=True), Factor("recompute", values=("none", "full"))]
-HELPERS = {"theme.drawn", "theme.blank", "search.lines_figure"}  # what the others are made with
+HELPERS = {"theme.drawn", "theme.blank", "parts.lines_figure"}  # what the others are made with
 
 
 @cache
@@ -173,9 +174,23 @@ def check(figure: go.Figure) -> None:
             assert np.isfinite(drawn).all() or trace.name in gaps, (trace.name, name)
         if trace.type == "heatmap":
             assert not np.isinf(np.asarray(trace.z, dtype=float)).any()
+    for trace in figure.data:
+        check_hover(trace)
     texts = [text for text in strings(data) if len(text) < 2000]
     assert texts and not [text for text in texts if "nan" in text.lower().replace("finan", "").split()]
     assert not [text for text in texts if text.rstrip("]").endswith(("nan", "inf")) or "None" in text.split()]
+
+
+def check_hover(trace: Any) -> None:
+    """What a hover template names is there, for every point."""
+    for field in re.findall(r"%\{([a-z]+(?:\[\d+\])?)[^}]*\}", getattr(trace, "hovertemplate", "") or ""):
+        name, _, place = field.rstrip("]").partition("[")
+        assert name in ("customdata", "x", "y"), field
+        values = getattr(trace, name)
+        assert values is not None and len(values), (trace.name, field)
+        if name == "customdata" and trace.type != "heatmap":
+            assert len(values) == len(trace.x), trace.name
+        assert not place or np.shape(values)[1] > int(place), (trace.name, field)
 
 
 def strings(node: Any) -> list[str]:

@@ -13,6 +13,7 @@ from dse.accuracy.features import CLASSES, SIZES
 from dse.accuracy.intervals import LEVELS, deviation, difference, quantile
 from dse.errors import Fault, SpecError
 from dse.spec import calibration
+from dse.spec.catalogue import asset_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,8 +129,9 @@ def nearest(design: Mapping[str, Any], count: int = 5) -> pd.DataFrame:
     """The measured runs most like a design, with their errors.
 
     Returns:
-        A row a run: id, source, model, sizes, measured and predicted seconds, ``error`` and ``error_held_out`` (of
-        the constants fitted without its publication), ``distance``.
+        A row a run: id, source, model, sizes, measured and predicted seconds, ``tokens`` of a step (NaN where the
+        shipped table does not have the run), ``error`` and ``error_held_out`` (of the constants fitted without its
+        publication), ``distance``.
     """
     runs = corpus_runs()
     distance = np.zeros(len(runs))
@@ -139,11 +141,32 @@ def nearest(design: Mapping[str, Any], count: int = 5) -> pd.DataFrame:
     for name, weight in APART.items():
         distance += weight * (runs[name].astype(str).to_numpy() != str(design[name]))
     found = runs.assign(distance=distance).nsmallest(count, "distance")
+    found["tokens"] = _tokens(found)
     found["error"] = found["time"] / found["measured"] - 1.0
     found["error_held_out"] = found["without_source"] / found["measured"] - 1.0
     shown = ["id", "source", "model", "generation", "devices", "tp", "pp", "dp", "micro_batch", "precision",
-             "measured", "time", "error", "error_held_out", "distance"]  # fmt: skip
+             "measured", "time", "tokens", "error", "error_held_out", "distance"]  # fmt: skip
     return found[shown].rename(columns={"measured": "measured [s]", "time": "predicted [s]"}).reset_index(drop=True)
+
+
+@lru_cache(maxsize=1)
+def _steps() -> dict[str, tuple[float, ...]]:
+    """Devices, sequence length, seconds and samples of a step of the shipped runs, by id."""
+    import pandas as pd
+
+    columns = ["id", "n_gpus", "seq_len", "iter_time_s", "global_batch"]
+    table = pd.read_parquet(asset_root("data") / "measured" / "training.parquet", columns=columns)
+    return {name: tuple(sizes) for name, *sizes in table.itertuples(index=False)}
+
+
+def _tokens(runs: pd.DataFrame) -> list[float]:
+    """Tokens of a step of each run; a run that only shares its id with a shipped one has none."""
+    found = []
+    for name, *sizes in zip(*(runs[c].tolist() for c in ("id", "devices", "seq_len", "measured")), strict=True):
+        *shipped, samples = _steps().get(name, (np.nan,) * 4)
+        same = all(abs(a - b) <= 1e-6 * abs(b) for a, b in zip(sizes, shipped, strict=True))
+        found.append(samples * shipped[1] if same else np.nan)
+    return found
 
 
 Side = tuple[Array, Mapping[str, Array], Mapping[str, Any]]  # time, shares, classes

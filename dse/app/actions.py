@@ -43,7 +43,7 @@ class Actions:
     def _verbs(self) -> dict[str, Callable[[str, Any], None]]:
         return {
             "set": lambda what, value: self._bench.set(what, self._meant(what, value)),
-            "slide": lambda what, value: self._bench.set(what, snapped(self._bench.state, what, float(value))),
+            "slide": lambda what, value: self._slide(what, float(value)),
             "reset": lambda what, value: self._bench.reset(what or None),
             "lock": lambda what, value: self._bench.lock(what),
             "unlock": lambda what, value: self._bench.unlock(what),
@@ -63,6 +63,10 @@ class Actions:
             "everywhere": lambda what, value: self._bench.look(best=not self._bench.state.view.best),
             "theme": self._theme,
         }
+
+    def _slide(self, path: str, value: float) -> None:
+        state = self._bench.state
+        self._bench.go(state.set(path, snapped(state, path, value)), moving=True)
 
     def _meant(self, path: str, value: Any) -> Any:
         """The value of a chip or a text field: options by their label, whole numbers without separators."""

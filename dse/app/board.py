@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import threading
@@ -18,7 +19,7 @@ from dse.app.envelope import Envelope
 from dse.app.later import Later, Step
 from dse.app.look import VIEWS
 from dse.app.state import State
-from dse.app.views import COARSE, ENVELOPE, FINE, KINDS, Scene
+from dse.app.views import COARSE, ENVELOPE, FINE, KINDS, Scene, depends
 from dse.app.widgets import Html, Plot
 from dse.errors import DseError
 from dse.view import theme
@@ -26,7 +27,7 @@ from dse.view import theme
 LOG = logging.getLogger("dse")
 ROUGH = 8  # points of an axis of the first landscape of the best strategies
 MIDDLE = 120  # points of an axis of the landscape on its way from coarse to fine
-REST = (0.06, 0.25)  # seconds after the last change: heavy views, then the finest landscape
+REST = (0.06, 0.2)  # seconds after the last step of a slider: heavy views, then the finest landscape
 QUANTITIES = ("step_time", "tokens_per_s", "mfu", "memory_bytes", "cost", "energy", "power", "goodput", "tco")
 Event = Callable[[str, dict[str, Any]], None]
 
@@ -34,7 +35,7 @@ Event = Callable[[str, dict[str, Any]], None]
 class Card:
     """One view on the page: a line with its choices, and the figure."""
 
-    def __init__(self, name: str, act: Callable[[str, Any], None], event: Event) -> None:
+    def __init__(self, name: str, act: Callable[[str, Any], None], event: Event, wake: Callable[[], None]) -> None:
         self.name = name
         self.head = Html(on_do=act, kind="dse-card-head")
         self.plot = Plot(on_event=lambda message: event(name, message))
@@ -42,6 +43,7 @@ class Card:
         self.widget.add_class("dse-card")
         self.widget.add_class(f"dse-view-{name}")
         self.meta: dict[str, Any] = {}
+        self.plot.observe(lambda change: wake() if change["new"] else None, names="seen")
 
     def show(self, figure: dict[str, Any], revision: int) -> None:
         """Draw; what the figure says of its axes is kept, to read brushes by."""
@@ -59,24 +61,50 @@ class Board:
         self.grid = widgets.Box()
         self.grid.add_class("dse-grid")
         self.later = Later(lock)
+        self._mutex = lock
+        self._state: State | None = None
         self.searched: Any = None
         self.revision = 0
+        self._known: dict[str, tuple[Any, Any, int]] = {}  # what a figure was drawn from, and how fine
+        self._surface: tuple[Any, Any] = (None, None)  # the last landscape of the best strategies, and of what
 
-    def show(self, state: State) -> None:
-        """Draw a state: what is cheap now, the rest when the kernel is idle, unless a newer state comes first."""
+    def show(self, state: State, *, moving: bool = False) -> None:
+        """Draw a state: what is cheap now, the rest when the kernel is idle, unless a newer state comes.
+
+        Views that the page has scrolled out of sight are drawn when they come back.
+
+        Args:
+            moving: a slider is being dragged, so the rest waits a little for the next state.
+        """
         self.revision += 1
+        self._state = state
         shown = state.view.shown
         for name in shown:
             if name not in self.cards:
-                self.cards[name] = Card(name, self._act, self._event)
+                self.cards[name] = Card(name, self._act, self._event, self._wake)
         children = tuple(self.cards[name].widget for name in shown)
         if children != self.grid.children:
             self.grid.children = children
         scene = Scene(state, COARSE, self.searched)
-        for name in shown:
-            if not (KINDS[name].heavy or (name == "landscape" and state.view.best)):
+        seen = [name for name in shown if self.cards[name].plot.seen]
+        for name in seen:
+            if self._cheap(name, state):
                 self._draw(name, scene)
-        self.later.plan([*self._heavy(shown, scene), *self._refined(shown, state)])
+        waits = REST if moving else (0.0, 0.0)
+        rest = [name for name in seen if KINDS[name].heavy]
+        later = [
+            (waits[0] if i == 0 else 0.0, lambda name=name: self._draw(name, scene)) for i, name in enumerate(rest)
+        ]
+        self.later.plan([*later, *self._refined(seen, state, waits)])
+
+    def _wake(self) -> None:
+        """Draw what has come into sight."""
+        with self._mutex:
+            if self._state is not None:
+                self.show(self._state)
+
+    def _cheap(self, name: str, state: State) -> bool:
+        return not (KINDS[name].heavy or (name == "landscape" and state.view.best))
 
     def offer(self, state: State, found: Sequence[Control]) -> None:
         """What can be chosen: which views are shown, and the axes of the landscape out of these controls."""
@@ -85,20 +113,21 @@ class Board:
         for name in state.view.shown:
             self.cards[name].head.html = _head(name, state, axes, searched=self.searched is not None)
 
-    def _heavy(self, shown: tuple[str, ...], scene: Scene) -> list[Step]:
-        names = [name for name in shown if KINDS[name].heavy]
-        return [(REST[0] if i == 0 else 0.0, lambda name=name: self._draw(name, scene)) for i, name in enumerate(names)]
-
-    def _refined(self, shown: tuple[str, ...], state: State) -> list[Step]:
-        if "landscape" not in shown:
+    def _refined(self, seen: Sequence[str], state: State, waits: tuple[float, float]) -> list[Step]:
+        if "landscape" not in seen:
             return []
         if state.view.best:
-            return [step for points in (ROUGH, ENVELOPE) for step in self._enveloping(state, points)]
-        finer = [(wait, Scene(state, points, self.searched)) for wait, points in zip(REST, (MIDDLE, FINE), strict=True)]
+            return [step for points in (ROUGH, ENVELOPE) for step in self._enveloping(state, points, waits[0])]
+        finer = [
+            (wait, Scene(state, points, self.searched)) for wait, points in zip(waits, (MIDDLE, FINE), strict=True)
+        ]
         return [(wait, lambda scene=scene: self._draw("landscape", scene)) for wait, scene in finer]
 
-    def _enveloping(self, state: State, points: int) -> list[Step]:
+    def _enveloping(self, state: State, points: int, wait: float) -> list[Step]:
         """The best strategies of the landscape row by row, then the picture of them."""
+        key = (depends("landscape", Scene(state)), points)
+        if key == self._surface[0]:
+            return [(0.0, lambda: self._draw("landscape", Scene(state, points, self.searched, self._surface[1])))]
         made: list[Envelope] = []
 
         def begin() -> None:
@@ -110,10 +139,11 @@ class Board:
                 made[0].step(number)
 
         def draw() -> None:
-            self._draw("landscape", Scene(state, points, self.searched, made[0].result() if made else None))
+            self._surface = (key, made[0].result()) if made else (None, None)
+            self._draw("landscape", Scene(state, points, self.searched, self._surface[1]))
 
         rows: list[Step] = [(0.0, lambda number=number: row(number)) for number in range(points)]
-        return [(REST[0], begin), *rows, (0.0, draw)]
+        return [(wait, begin), *rows, (0.0, draw)]
 
     def widen(self, name: str) -> None:
         """Let a card take the whole width, or no longer."""
@@ -124,7 +154,16 @@ class Board:
             card.add_class("dse-wide")
 
     def _draw(self, name: str, scene: Scene) -> None:
+        """Draw a view, unless nothing that it depends on has changed; a finer landscape stays as fine."""
+        base, selected = depends(name, scene), scene.state.view.selected if KINDS[name].brush else ()
+        known = self._known.get(name, (None, (), 0))
+        if (base, selected) == known[:2] and scene.points <= known[2]:
+            self.cards[name].plot.revision = self.revision
+            return
+        if base == known[0]:
+            scene = dataclasses.replace(scene, points=max(scene.points, known[2]))
         self.cards[name].show(drawn(name, scene), self.revision)
+        self._known[name] = (base, selected, scene.points)
 
 
 def drawn(name: str, scene: Scene) -> dict[str, Any]:

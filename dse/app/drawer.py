@@ -64,9 +64,10 @@ class Drawer:
         )
         self._body.children = [self.tabs[self.now].widget]
 
-    def show(self, state: State) -> None:
-        """Follow a state, soon."""
-        self._later.plan([(REST, lambda: self._bench.guarded(lambda: self.tabs[self.now].show(state)))])
+    def show(self, state: State, *, moving: bool = False) -> None:
+        """Follow a state when the kernel is idle; while a slider is dragged, when it rests."""
+        rest = REST if moving else 0.0
+        self._later.plan([(rest, lambda: self._bench.guarded(lambda: self.tabs[self.now].show(state)))])
 
     def turn(self, name: str) -> None:
         """Open a tab."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COARSE, FINE = 24, 1000  # points of an axis of the landscape: while something moves, and at rest
 ENVELOPE = 24  # points of an axis of the landscape of the best strategies
-TOP = 8  # bars of the tornado
+TOP = 12  # bars of the tornado
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _parallel(scene: Scene) -> go.Figure:
 def _swings(scene: Scene) -> go.Figure:
     from dse.view.sensitivity import tornado
 
-    return tornado(_tornado(scene.state.design, stamp()), title="What the step time hangs on", dark=scene.dark)
+    return tornado(_tornado(scene.state.design, stamp()), top=TOP, title="What the step time hangs on", dark=scene.dark)
 
 
 def _shadow(scene: Scene) -> go.Figure:
@@ -250,6 +250,17 @@ KINDS: dict[str, Kind] = {
     "energy": Kind("Energy, money", "Joules and dollars of a step", _energy, 340),
     "nearest": Kind("Measured", "How far off predictions of similar runs are", _nearest, 360),
 }
+
+
+def depends(name: str, scene: Scene) -> tuple[Any, ...]:
+    """What a view is drawn from, besides what is selected: while it is equal, so is the figure."""
+    state, view = scene.state, scene.state.view
+    found: tuple[Any, ...] = (state.design, view.dark, stamp())
+    if name == "landscape":
+        found += (view.x, view.y, view.quantity, view.best, (view.objectives[0], state.locks) if view.best else ())
+    if name in ("front", "parallel"):
+        found += (view.objectives, state.locks, id(scene.searched))
+    return found
 
 
 def figure(state: State, name: str, *, points: int = FINE, searched: Any = None) -> go.Figure:

@@ -44,6 +44,7 @@ class Plot(anywidget.AnyWidget):
     _esm = FRONT / "plot.js"
     figure = traitlets.Unicode("").tag(sync=True)
     revision = traitlets.Int(0).tag(sync=True)
+    seen = traitlets.Bool(True).tag(sync=True)  # is it in sight? the page says
 
     def __init__(self, figure: Any = None, on_event: Callable[[dict[str, Any]], None] | None = None) -> None:
         super().__init__()

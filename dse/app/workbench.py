@@ -126,29 +126,33 @@ class Workbench:
         return self.state.result
 
     @alone
-    def go(self, state: State) -> None:
-        """Show another state; undo comes back to the present one."""
+    def go(self, state: State, *, moving: bool = False) -> None:
+        """Show another state; undo comes back to the present one.
+
+        Args:
+            moving: more is to come, as from a slider that is dragged: what costs more than milliseconds waits for it.
+        """
         if state.view.follow and (state.design, state.locks) != (self.state.design, self.state.locks):
             state = followed(state)
         self.history = self.history.push(state)
-        self.show()
+        self.show(moving=moving)
 
     @alone
-    def show(self) -> None:
+    def show(self, *, moving: bool = False) -> None:
         """Bring everything on the page up to the present state."""
         state = self.state
         if state.view.dark:
             self.widget.add_class("dse-dark")
         else:
             self.widget.remove_class("dse-dark")
-        self.board.show(state)  # first: the page draws the figures while the rest is made
+        self.board.show(state, moving=moving)  # first: the page draws the figures while the rest is made
         self._toolbar.html = header.toolbar(state, self.history, name=self.name)
         self._headline.html = header.headline(state)
         self._rules.html = header.rules(state)
         found = controls(state)
         self.board.offer(state, found)
         self.panel.show(state, found)
-        self.drawer.show(state)
+        self.drawer.show(state, moving=moving)
 
     @alone
     def say(self, kind: str, text: str) -> None:

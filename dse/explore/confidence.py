@@ -78,11 +78,12 @@ def nearest(result: Result, count: int = 5) -> pd.DataFrame:
 
 
 def nearest_records(result: Result, count: int = 3) -> list[dict[str, Any]]:
-    """The nearest runs as plain data; empty where the calibration has no table of runs."""
+    """The nearest runs as plain data (None is unknown); empty where the calibration has no table of runs."""
     try:
-        return nearest(result, count).to_dict("records")  # type: ignore[return-value]
+        records = nearest(result, count).to_dict("records")
     except SpecError:
         return []
+    return [{str(k): None if v != v else v for k, v in record.items()} for record in records]
 
 
 @dataclass(frozen=True)

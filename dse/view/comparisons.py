@@ -204,15 +204,15 @@ def _point_names(
     """Names of the heaviest operators; points that lie together share one label beneath them."""
     labels: list[tuple[float, float, list[str]]] = []
     for i in np.argsort(-weight, kind="stable").tolist():
-        at, name = (math.log10(x[i]), math.log10(y[i])), str(names[i]).partition(".")[2]
-        near = next((lab for lab in labels if abs(lab[0] - at[0]) < 0.8 and abs(lab[1] - at[1]) < 0.45), None)
+        at, name = (math.log10(x[i]), math.log10(y[i])), str(names[i]).partition(".")[2].replace("_", " ")
+        near = next((lab for lab in labels if abs(lab[0] - at[0]) < 0.9 and abs(lab[1] - at[1]) < 1.0), None)
         if near is None and len(labels) < most:
             labels.append((*at, [name]))
         elif near is not None and name not in near[2]:
             near[2].append(name)
     notes = []
     for left, height, found in labels:
-        text = "<br>".join([*found[:4], *([f"and {len(found) - 4} more"] if len(found) > 4 else [])])
+        text = "<br>".join([*found[:3], *([f"and {len(found) - 3} more"] if len(found) > 3 else [])])
         place = {"x": left, "y": height, "showarrow": False, "yanchor": "top", "yshift": -18}
         notes.append({"text": text, "font": {"size": 12}, **place})
     return notes

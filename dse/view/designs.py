@@ -17,7 +17,7 @@ import numpy as np
 
 from dse.errors import Fault, InfeasibleDesign, SpecError
 from dse.view import theme
-from dse.view.search import (
+from dse.view.parts import (
     ALL_WHISKERS,
     CROSS,
     DOT,
@@ -31,13 +31,15 @@ from dse.view.search import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
     from dse.app.designs import Designs
 
 DRAWN = 5_000  # points of one figure
 LINES = 2_000  # lines of one figure
-HEADERS = 80  # characters over all headers of the lines
+HEADERS, DIMENSIONS = 80, 8  # characters over all headers of the lines; lines that stand for a column
+LEAST = ("dp", "sequence_parallel", "zero_stage", "virtual_stages")  # left out first; dp follows from the others
 SHADER = 1_500  # points of one kind from which on the graphics processor draws them
 HIDDEN = ("design", "trial", "feasible", "on_front", "dominated_by", "reasons", "strategies", "feasible_strategies")
 
@@ -85,7 +87,8 @@ def front(
 
     def points(kind: str, words: str, **style: Any) -> dict[str, Any]:
         shown, count = rows[kind], int(kinds[kind].sum())
-        of = f"{len(shown):,}" if len(shown) == count else f"{len(shown):,} of {count:,}"
+        of = theme.compact(count)
+        of = of if len(shown) == count else f"{theme.compact(len(shown))} of {of}"
         return {
             "type": "scattergl" if len(shown) > SHADER else "scatter",
             "mode": "markers",
@@ -107,12 +110,14 @@ def front(
     traces += _intervals(designs, rows["front"], (x, y), places, scales)
     edge = {"width": 1, "color": theme.paper(dark)}
     if len(rows["selected"]):
-        marker = {"size": 9, "color": theme.SPARE[1], "line": edge}
+        marker = {"size": 6, "color": theme.SPARE[1], "line": {**edge, "width": 0.5}}
         traces.append(points("selected", "selected", marker=marker))
     if len(rows["front"]):
         rows["front"] = rows["front"][np.lexsort((places[y][rows["front"]], places[x][rows["front"]]))]
         traces.append(points("front", "on the front", **_front_style(designs, x, y, marked[rows["front"]], edge)))
     traces += _ring(designs, now, (x, y), scales, dark)
+    if any(trace["type"] == "scattergl" for trace in traces):  # else what is drawn that way covers all the others
+        traces = [{**{k: v for k, v in trace.items() if k != "cliponaxis"}, "type": "scattergl"} for trace in traces]
     axes = {f"{letter}axis": axis(_title(n, scales[n][1]), places[n][there]) for n, letter in ((x, "x"), (y, "y"))}
     meta = {"x": x, "y": y, "x_scale": scales[x][0], "y_scale": scales[y][0]}
     heading = theme.heading(title, f"{_words(y)} against {_small(_words(x))}", designs.about)
@@ -280,6 +285,8 @@ def parallel(
 ) -> go.Figure:
     """Feasible designs as lines over what varies and the objectives, coloured by the first objective.
 
+    At most eight columns are shown, the objectives last; what has one value in all feasible designs is left out.
+
     Args:
         selected: a truth value a row; selected designs are drawn over the others, which are faint then.
         share: of the feasible rows that are drawn, the best by the first objective (at least 30).
@@ -298,20 +305,29 @@ def parallel(
     marked = np.zeros(len(table), dtype=bool) if selected is None else np.asarray(selected, dtype=bool)
     if selected is not None:
         chosen = good[marked[good]][:LINES]
-        rows = np.concatenate([rows[~marked[rows]], chosen])  # later lines lie over earlier ones
+        rows = np.concatenate([rows[~marked[rows]], chosen])
     frame = table.iloc[rows]
-    shown = [*designs.variables, *designs.objectives]
+    shown = _shown(designs, table.iloc[good])
     width = max(HEADERS // max(len(shown), 1), 5)
-    dimensions = [dimension(_header(n), n.partition(" [")[0], frame[n], _unit(n), width) for n in shown]
+    dimensions = [dimension(_header(n), n.partition(" [")[0], frame[n], _unit(n), width, smooth=True) for n in shown]
     scale, unit = theme.axis_scale(frame[lead].to_numpy(float), _unit(lead))
     if marked[rows].any():
         line: dict[str, Any] = {"color": marked[rows].astype(float), "colorscale": _two(dark), "cmin": 0, "cmax": 1}
         words = f"{int(marked[good].sum()):,} selected designs"
     else:
-        line = coloured(frame[lead].to_numpy(float) / scale, _title(lead, unit), dark)
+        line = coloured(frame[lead].to_numpy(float) / scale, _title(lead, unit), dark, less=designs.less[0])
         words = f"The best {len(rows):,} designs by {_small(_words(lead))}"
     meta = {"dimensions": [{"column": n, **dim.pop("meta")} for n, dim in zip(shown, dimensions, strict=True)]}
     return lines_figure(dimensions, line, dark, meta=meta, **theme.heading(title, words, designs.about))
+
+
+def _shown(designs: Designs, feasible: pd.DataFrame) -> list[str]:
+    """The columns of the lines. They do not depend on what is selected."""
+    names = [name for name in designs.variables if feasible[name].nunique(dropna=False) > 1]
+    more = len(names) + len(designs.objectives) - DIMENSIONS
+    order = [*(name for name in LEAST if name in names), *(name for name in reversed(names) if name not in LEAST)]
+    dropped = order[: max(more, 0)]
+    return [*(name for name in names if name not in dropped), *designs.objectives]
 
 
 def _header(column: str) -> str:

@@ -15,6 +15,7 @@ from dse.errors import Fault, SpecError
 from dse.units import engineering, parse
 from dse.view import theme
 from dse.view.comparisons import comparison, roofline, verdicts
+from dse.view.formulas import formula
 from dse.view.reading import along_axis, axis_of, pick, violated
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from dse.explore.result import Result
 
 NARROW = "\N{NO-BREAK SPACE}"  # a gap between the end of a bar and its label
+NAMED = 0.005  # share of the longest bar below which a term is not in the legend of a single bar
+ROOM = {True: 1.17, False: 1.09}  # end of the axis of a single bar (or of several), in longest bars
+COLUMN = 114  # pixels of a name in the legend of a single bar: three columns in 500
 
 
 __all__ = ["breakdown", "comparison", "footprint", "heatmap", "lines", "roofline", "verdicts"]
@@ -57,7 +61,10 @@ def breakdown(
     along_title: str = "",
     dark: bool = False,
 ) -> go.Figure:
-    """Stacked bars of a breakdown: one bar for one design, or one for each value of the axis ``along``."""
+    """Stacked bars of a breakdown: one bar for one design, or one for each value of the axis ``along``.
+
+    The legend of a single bar leaves out terms below half a per cent; they are drawn, and named on hover.
+    """
     traces, layout = _stack(result, table, along, at, labels, along_title, dark=dark)
     return theme.drawn(traces, title=title, dark=dark, **layout)
 
@@ -76,8 +83,10 @@ def _stack(
     traces = []
     for position, (term, values) in enumerate(terms.items()):
         share = np.divide(values, totals, out=np.zeros_like(values), where=totals > 0)
+        how = formula(result, table, term)
+        how = f"<br>{how}" if how else ""
         hover = [
-            f"<b>{theme.term_title(term)}</b><br>{engineering(v, unit)}, {s:.1%} of {engineering(t, unit)}"
+            f"<b>{theme.term_title(term)}</b><br>{engineering(v, unit)}, {s:.1%} of {engineering(t, unit)}{how}"
             for v, s, t in zip(values, share, totals, strict=True)
         ]
         inside = [theme.short(v, unit) if flat and s > 0.02 else "" for v, s in zip(values, share, strict=True)]
@@ -88,25 +97,28 @@ def _stack(
                 **bar,
                 "name": theme.term_title(term),
                 "meta": term,
+                "showlegend": not flat or bool(np.max(share) >= NAMED),
                 "customdata": hover,
                 "hovertemplate": "%{customdata}<extra></extra>",
                 "text": inside,
                 "textposition": "inside",
                 "insidetextanchor": "middle",
                 "textangle": 0,
-                "textfont": {"size": 13},
+                "textfont": {"size": 12},
                 "marker": {**theme.fill(term, position), "line": {"width": 0.5, "color": theme.ink(not dark)}},
             }
         )
     top = float(np.max(totals, initial=0.0)) / factor or 1.0
-    values_on = {"title": {"text": theme.axis_title(table, shown)}, "range": [0, top * (1.08 if flat else 1.09)]}
+    values_on = {"title": {"text": theme.axis_title(table, shown)}, "range": [0, ROOM[flat] * top]}
     words = along_title or theme.axis_title(along or "", "")
     names_on = {"type": "category", "title": {"text": words}, "showgrid": False}
     axes = {"xaxis": values_on, "yaxis": names_on} if flat else {"xaxis": names_on, "yaxis": values_on}
     legend: dict[str, Any] = {"legend": {"traceorder": "reversed"}}
     if flat:  # numbers that do not fit their part of the bar are left out, at any width
-        below = {**theme.BELOW, "font": {"size": 12}}
-        legend = {"height": 330, "legend": below, "uniformtext": {"minsize": 13, "mode": "hide"}}
+        below = {**theme.BELOW, "font": {"size": 12}, "entrywidth": COLUMN}
+        legend = {"height": 330, "legend": below, "uniformtext": {"minsize": 12, "mode": "hide"}}
+        names_on |= {"visible": False}  # the category has no name
+        legend["margin"] = {"l": 12}
     notes = _totals(totals, factor, flat=flat, unit=unit, dark=dark)
     return traces, {"barmode": "stack", "annotations": notes, **axes, **legend}
 
@@ -152,7 +164,10 @@ def footprint(
         marks = theme.line_at(capacity / factor, dark, letter=letter, text=text, **note)
         layout["shapes"] = marks["shapes"]
         layout["annotations"] = [*layout["annotations"], *marks["annotations"]]
-        layout[f"{letter}axis"]["range"] = [0, 1.09 * float(np.max(np.append(totals, capacity))) / factor]
+        layout[f"{letter}axis"]["range"] = [
+            0,
+            ROOM[along is None] * float(np.max(np.append(totals, capacity))) / factor,
+        ]
     return theme.drawn(traces, title=title, dark=dark, **layout)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dse.errors import SpecError
 from dse.units import engineering
 from dse.view import theme
@@ -17,12 +19,14 @@ if TYPE_CHECKING:
     from dse.explore.result import Result
 
 OWN = "this design"
+TITLES = {True: "Throughput [tokens/s per device]", False: "Step time [s]"}
 
 
 def nearest(result: Result, count: int = 5, *, title: str = "", dark: bool = False) -> go.Figure:
-    """Predicted against measured step time of the runs most like a design, and the design's own with its interval.
+    """Predicted against measured throughput of the runs most like a design, and the design's own with its interval.
 
-    Where the calibration in use has no measured runs, the figure says so.
+    Runs differ in batch and size, so what compares is tokens per second and device. Where that is not known of a run,
+    step times are shown; where the calibration in use has no measured runs, the figure says so.
 
     Args:
         result: a single design.
@@ -37,17 +41,19 @@ def nearest(result: Result, count: int = 5, *, title: str = "", dark: bool = Fal
         words["subtitle"] += "<br>" + _summary(runs) if len(runs) else ""
     except SpecError as error:
         runs, why = None, error.faults[0].rule
+    rates = bool(getattr(result.specs["model"], "seq_len", None))
     if runs is None or not len(runs):
         text = f"There are no measured runs to compare with: {why}" if runs is None else "There are no measured runs"
         note = {"text": text, "x": 0.5, "y": 0.95, "xref": "paper", "yref": "paper", "showarrow": False}
         names, traces, notes = [], [], [note]
     else:
-        names, traces, notes = *_runs(runs, dark), []
-    traces.append(_own(result, dark))
-    rows = {"type": "category", "categoryarray": [OWN, *names], "autorange": "reversed", "tickfont": {"size": 13}}
+        rates = rates and bool(np.isfinite(runs["tokens"]).all())
+        names, traces, notes = *_runs(runs, dark, rates=rates), []
+    traces.append(_own(result, rates=rates))
+    rows = {"type": "category", "categoryarray": [OWN, *names], "autorange": "reversed", "tickfont": {"size": 11}}
     return theme.drawn(
         traces, dark=dark, **words, margin=room(words), annotations=notes, yaxis=rows, legend=theme.BELOW,
-        xaxis={"title": {"text": "Step time [s]"}, "rangemode": "tozero"}, height=260 + 34 * (len(names) + 1),
+        xaxis={"title": {"text": TITLES[rates]}, "rangemode": "tozero"}, height=260 + 34 * (len(names) + 1),
     )  # fmt: skip
 
 
@@ -56,11 +62,14 @@ def _summary(runs: pd.DataFrame) -> str:
     return f"Predicted within {worst:.1%} there, by constants fitted without those runs" if worst == worst else ""
 
 
-def _runs(runs: pd.DataFrame, dark: bool) -> tuple[list[str], list[dict[str, Any]]]:
+def _runs(runs: pd.DataFrame, dark: bool, *, rates: bool) -> tuple[list[str], list[dict[str, Any]]]:
     """Names of the runs, and their traces: a line from what was measured to what is predicted."""
-    names = [f"{_short(run['model'])}, {run['devices']:,} dev. ({run['id']})" for run in runs.to_dict("records")]
-    hover = [_hover(run) for run in runs.to_dict("records")]
-    measured, predicted = (runs[column].tolist() for column in ("measured [s]", "predicted [s]"))
+    records = runs.to_dict("records")
+    names = [f"{_short(run['model'])} on {run['devices']:,}<br>{run['id']}" for run in records]
+    hover = [_hover(run) for run in records]
+    times = [runs[column].to_numpy(float) for column in ("measured [s]", "predicted [s]")]
+    per_device = (runs["tokens"] / runs["devices"]).to_numpy(float)
+    measured, predicted = ((per_device / time if rates else time).tolist() for time in times)
     between: dict[str, list[Any]] = {"x": [], "y": []}
     for name, *ends in zip(names, measured, predicted, strict=True):
         between["x"] += [*ends, None]
@@ -87,19 +96,33 @@ def _hover(run: dict[str, Any]) -> str:
         f"{escape(str(run['precision']))}",
         f"tp={run['tp']:g}, pp={run['pp']:g}, dp={run['dp']:g}, micro_batch={run['micro_batch']:g}",
         f"source: {escape(str(run['source']))}",
-        f"measured {engineering(run['measured [s]'], 's')}, predicted {engineering(run['predicted [s]'], 's')}",
-        f"error {run['error']:+.1%}; without having seen its publication {run['error_held_out']:+.1%}",
+        f"measured {_step(run, 'measured [s]')}",
+        f"predicted {_step(run, 'predicted [s]')}",
+        f"error of the time {run['error']:+.1%}; without having seen its publication {run['error_held_out']:+.1%}",
     ]
     return "<br>".join(lines)
 
 
-def _own(result: Result, dark: bool) -> dict[str, Any]:
+def _step(run: dict[str, Any], column: str) -> str:
+    """The time of a step, and its tokens per second and device where they are known."""
+    time, tokens = run[column], run["tokens"]
+    rate = f", {tokens / time / run['devices']:,.4g} tokens/s per device" if tokens == tokens else ""
+    return f"{engineering(time, 's')} a step{rate}"
+
+
+def _own(result: Result, *, rates: bool) -> dict[str, Any]:
     """The design's own prediction with its 90 % interval."""
-    time, ends = float(result.number("step_time")), result.interval()
-    hover = f"<b>{OWN}</b><br>predicted {engineering(time, 's')}<br>{escape(str(ends))}"
-    bars = {"type": "data", "symmetric": False, "array": [ends.high - time], "arrayminus": [time - ends.low]}
+    quantity = "tokens_per_s" if rates else "step_time"
+    per = float(result.number("devices")) if rates else 1.0
+    value, ends = float(result.number(quantity)) / per, result.interval(quantity=quantity)
+    low, high = float(ends.low) / per, float(ends.high) / per
+    amounts = [f"{v:,.4g}" if rates else theme.short(v, "s") for v in (value, low, high)]
+    reasons = f"<br>extrapolating: {escape('; '.join(ends.reasons))}" if ends.reasons else ""
+    hover = f"<b>{OWN}</b><br>predicted {amounts[0]}, 90 % interval {amounts[1]} to {amounts[2]}"
+    hover += f"{' tokens/s per device' if rates else ''}{reasons}"
+    bars = {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]}
     return {
-        "type": "scatter", "mode": "markers", "x": [time], "y": [OWN], "name": "this, 90 % interval",
+        "type": "scatter", "mode": "markers", "x": [value], "y": [OWN], "name": OWN,
         "marker": {"symbol": "diamond", "size": 13, "color": theme.SPARE[1]}, "customdata": [hover],
         "hovertemplate": HOVER, "error_x": {**bars, "color": theme.SPARE[1], "thickness": 2, "width": 6},
     }  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -11,8 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.errors import Fault, InfeasibleDesign, SpecError
-from dse.explore.objectives import TIME_POWER, quantity_value
+from dse.explore.objectives import TIME_POWER, log_deviation, quantity_value
 from dse.view import theme
+from dse.view.parts import (
+    ALL_WHISKERS,
+    CROSS,
+    DOT,
+    SOME_WHISKERS,
+    axis,
+    coloured,
+    dimension,
+    interval_trace,
+    lines_figure,
+    spreads,
+    whiskers,
+)
+from dse.view.priced import values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +33,9 @@ if TYPE_CHECKING:
     from dse.explore.search.found import SearchResult
 
 INFEASIBLE_SHOWN = 300  # infeasible designs that are priced for the background
-ALL_WHISKERS, SOME_WHISKERS = 40, 25  # up to so many points each has its interval, beyond that so many have
-PARALLEL, TICKS = 120, 5  # characters over all headers; ticks of an axis
+DOMINATED_SHOWN = 2_000  # dominated designs that are drawn
+PARALLEL = 120  # characters over all headers of the lines
 FEW = 8  # values of a colour that are told apart one by one
-FAINT, WHISKER = "#B2B2B2", "rgba(7,114,223,0.35)"
-CROSS = {"symbol": "x-thin", "size": 7, "line": {"width": 1.2, "color": FAINT}}
-DOT = {"size": 6, "color": FAINT, "opacity": 0.55}
 
 
 def front(
@@ -73,7 +82,9 @@ def front(
         colour = "devices"
     marks = partial(_marks, found, x=x, y=y, scales=scales)
     traces = marks(missed, "infeasible", CROSS, of=int((~frame["feasible"]).sum()))
-    traces += marks(good[~good["on_front"]], "dominated", DOT)
+    beaten = good[~good["on_front"]]
+    shown = beaten.iloc[np.linspace(0, len(beaten) - 1, min(len(beaten), DOMINATED_SHOWN)).round().astype(int)]
+    traces += marks(shown, "dominated", DOT, of=len(beaten))
     traces += _intervals(found, best, (x, y), scales)
     marker = {"size": 11, "color": theme.SPARE[0], "line": {"width": 1, "color": theme.paper(dark)}}
     if colour is not None:
@@ -151,7 +162,7 @@ def _shades(values: np.ndarray, found: SearchResult, name: str, unit: str, dark:
     picked = [theme.shades(dark)[round(10 * k / (count - 1))][1] for k in range(count)]
     steps = [[(k + end) / count, shade] for k, shade in enumerate(picked) for end in (0, 1)]
     texts = [theme.label(level / scale) for level in levels]
-    bar = {"title": title, "tickvals": list(range(count)), "ticktext": texts, "ticks": "", "len": 0.75}
+    bar = {"title": title, "tickvals": list(range(count)), "ticktext": texts, "ticks": "", "len": 0.75, "thickness": 16}
     codes = np.where(np.isfinite(values), np.searchsorted(levels, values), np.nan)
     return {"color": codes, "cmin": -0.5, "cmax": count - 0.5, **colours, "colorscale": steps, "colorbar": bar}
 
@@ -199,10 +210,9 @@ def _infeasible(found: SearchResult, rows: pd.DataFrame, names: dict[str, str]) 
     rows = rows.loc[np.array([found.answers[n].nearest is not None for n in rows["design"]], dtype=bool)]
     if len(rows) > INFEASIBLE_SHOWN:
         rows = rows.iloc[np.linspace(0, len(rows) - 1, INFEASIBLE_SHOWN).astype(int)]
-    evaluations = [found.design(int(row)).cells[0].evaluation for row in rows.index]
-    return rows.assign(
-        **{names[o.text]: [float(np.asarray(o.value(e))) for e in evaluations] for o in found.problem.objectives}
-    )
+    objectives = found.problem.objectives
+    columns = values(found, rows.index.tolist(), *(o.value for o in objectives))
+    return rows.assign(**{names[o.text]: column for o, column in zip(objectives, columns, strict=True)})
 
 
 def _whiskers(
@@ -215,36 +225,45 @@ def _whiskers(
         o = texts.get(name)
         if o is None or o.risk != "point" or o.name not in TIME_POWER:
             continue
-        from dse.explore.objectives import log_deviation
-
-        evaluations = [found.design(int(row)).cells[0].evaluation for row in rows.index]
-        half = np.array([1.645 * float(log_deviation(e, o.name)) for e in evaluations])
-        value = np.array([float(quantity_value(e, o.name)) for e in evaluations]) / scales[name][0]
+        wanted = (partial(log_deviation, name=o.name), partial(quantity_value, name=o.name))
+        half, value = values(found, rows.index.tolist(), *wanted)
+        half, value = 1.645 * half, value / scales[name][0]
         result[side] = whiskers(value, value * np.exp(-half), value * np.exp(half))
     return result
 
 
 def _hover(found: SearchResult, rows: pd.DataFrame, names: dict[str, str], units: dict[str, str]) -> list[str]:
     """The whole design of each row."""
-    from pandas import isna
-
     hidden = {"design", "trial", "feasible", "on_front", "dominated_by", "reasons", "strategies", "feasible_strategies"}
     objectives = [o.text for o in found.problem.objectives]
     measures = [*(v.name for v in found.problem.variables), *found.problem.noted]
     rest = [n for n in names if n not in hidden and n not in objectives and n not in measures]
+
+    def column(name: str, before: str, *, amounts: bool, after: str = "") -> list[str]:
+        values = rows[names[name]].tolist()
+        known = {}  # most columns have few values
+        for value in values:
+            if value not in known:
+                text = _amount(found, name, value, units[name]) if amounts else str(value).lower()
+                known[value] = "" if _missing(value) and not amounts else f"{before}{escape(text)}{after}"
+        return [known[value] for value in values]
+
+    bold = [column(n, f"<b>{escape(_words(found, n))}: ", amounts=True, after="</b>") for n in objectives]
+    plain = [column(n, f"{escape(n)} = ", amounts=True) for n in measures]
+    given = list(zip(*(column(n, f"{escape(n)}=", amounts=False) for n in rest), strict=True)) or [()] * len(rows)
+    whys = [f"<i>{escape(why)}</i>" if why else "" for why in rows["reasons"].tolist()]
     texts = []
-    for row in rows.to_dict("records"):
-        lines = [
-            f"<b>{escape(_words(found, n))}: {escape(_amount(found, n, row[names[n]], units[n]))}</b>"
-            for n in objectives
-        ]
-        lines += [f"{escape(n)} = {escape(_amount(found, n, row[names[n]], units[n]))}" for n in measures]
-        given = [f"{n}={str(row[names[n]]).lower()}" for n in rest if not isna(row[names[n]])]
-        lines += [escape(", ".join(given[i : i + 5])) for i in range(0, len(given), 5)]
-        if row["reasons"]:
-            lines.append(f"<i>{escape(row['reasons'])}</i>")
-        texts.append("<br>".join(lines))
+    for *lines, fields, why in zip(*bold, *plain, given, whys, strict=True):
+        fields = [field for field in fields if field]
+        lines += [", ".join(fields[i : i + 5]) for i in range(0, len(fields), 5)]
+        texts.append("<br>".join([*lines, why] if why else lines))
     return texts
+
+
+def _missing(value: Any) -> bool:
+    from pandas import isna
+
+    return bool(isna(value))
 
 
 def _amount(found: SearchResult, name: str, value: Any, unit: str) -> str:
@@ -280,7 +299,7 @@ def parallel(found: SearchResult, *, share: float = 0.1, title: str = "", dark: 
     scale, unit = theme.axis_scale(colour, lead.unit)
     words = theme.with_unit(theme.sentence(_words(found, lead.text)), _counted(found, lead.text, unit))
     heading = title or f"The best {len(good):,} designs by {_words(found, lead.text)}"
-    line = coloured(colour / scale, words, dark)
+    line = coloured(colour / scale, words, dark, less=lead.less)
     return lines_figure(dimensions, line, dark, title=heading, subtitle=_subtitle(found), margin={"t": 88})
 
 
@@ -290,100 +309,3 @@ def _words(found: SearchResult, name: str) -> str:
     if o is not None:
         return theme.title_of(o.name) if o.risk == "point" else o.text
     return theme.words(name) if any(v.name == name for v in found.problem.variables) else theme.title_of(name)
-
-
-# -- parts of the figures, also of tables of designs ----------------------------------------------
-
-
-def axis(words: str, values: np.ndarray) -> dict[str, Any]:
-    """An axis with its title; logarithmic where the values are positive and spread more than eightfold."""
-    found: dict[str, Any] = {"title": {"text": words}}
-    return found | ({"type": "log", **theme.log_ticks(values)} if spreads(values) else {})
-
-
-def spreads(values: np.ndarray) -> bool:
-    """Are the values positive, and the largest more than eight times the smallest?"""
-    finite = values[np.isfinite(values)]
-    return bool(len(finite) > 1 and finite.min() > 0 and finite.max() > 8 * finite.min())
-
-
-def whiskers(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
-    """Error bars between two ends."""
-    line = {"color": WHISKER, "thickness": 1, "width": 0}
-    return {"symmetric": False, "array": high - values, "arrayminus": values - low, **line}
-
-
-def interval_trace(x: np.ndarray, y: np.ndarray, bars: Mapping[str, Any]) -> dict[str, Any]:
-    """Intervals as a trace of their own, that can be switched off."""
-    behind = {"symbol": "line-ew", "size": 10, "line": {"width": 1.5, "color": WHISKER}}  # for the legend
-    return {
-        "type": "scatter", "x": x, "y": y, "name": "90 % interval", "mode": "markers", "marker": behind,
-        "hoverinfo": "skip", **bars,
-    }  # fmt: skip
-
-
-def coloured(values: np.ndarray, words: str, dark: bool) -> dict[str, Any]:
-    """Lines coloured by a value, with its bar."""
-    bar = {"title": {"text": words, "side": "right", "font": {"size": 14}}, "tickfont": {"size": 13}, "thickness": 16}
-    return {"color": values, "colorscale": theme.shades(dark), "showscale": True, "colorbar": bar}
-
-
-def lines_figure(dimensions: Sequence[dict[str, Any]], line: dict[str, Any], dark: bool, **layout: Any) -> go.Figure:
-    """Parallel coordinates in the theme."""
-    many = len(dimensions) > 7
-    trace = {
-        "type": "parcoords", "dimensions": list(dimensions), "line": line, "labelside": "bottom",
-        "rangefont": {"color": "rgba(0,0,0,0)", "size": 1},
-        "labelfont": {"size": 11 if many else 14}, "tickfont": {"size": 11 if many else 12},
-    }  # fmt: skip
-    rows = max(d["label"].count("<br>") for d in dimensions) + 1
-    top = layout.pop("margin", {}).get("t", 60) + 22
-    return theme.drawn([trace], dark=dark, margin={"l": 50, "r": 30, "t": top, "b": 24 + 16 * rows}, **layout)
-
-
-def dimension(words: str, name: str, column: pd.Series, unit: str, width: int, model: Any = None) -> dict[str, Any]:
-    """An axis of the parallel lines with its values and a few round ticks; few values are ticks themselves.
-
-    Args:
-        words: the header; ``name``: the quantity, which says what a rate counts.
-        unit: SI unit of the column.
-        width: characters of a line of the header.
-
-    Returns:
-        Plotly's dimension, and as ``meta`` whether it is logarithmic, its scale and, of names, the values.
-    """
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
-    if not is_numeric_dtype(column) or is_bool_dtype(column):
-        kinds = list(dict.fromkeys(column.tolist()))
-        kinds = sorted(kinds) if is_bool_dtype(column) else kinds
-        codes = [kinds.index(value) for value in column.tolist()]
-        names = [{True: "on", False: "off"}.get(kind, str(kind)) for kind in kinds]
-        meta = {"log": False, "scale": 1.0, "values": kinds}
-        return {"label": wrapped(words, "", width), "values": codes, "tickvals": list(range(len(kinds))),
-                "ticktext": names, "meta": meta}  # fmt: skip
-    scale, shown = theme.axis_scale(column.to_numpy(float), unit)
-    values = column.to_numpy(float) / scale
-    low, high = values.min(), values.max()
-    log = bool(low > 0 and high > 8 * low)
-    levels = np.unique(values)
-    round_ones = theme.log_ticks(values)["tickvals"] if log else theme.linear_ticks(low, high)
-    inside = [t for t in round_ones if low * 0.99 <= t <= high * 1.01]
-    few = len(levels) <= (2 * TICKS if column.dtype.kind in "iu" else TICKS)
-    ticks = np.asarray(levels if few or len(inside) < 2 else inside)
-    found = {
-        "label": wrapped(words, theme.counted(name, shown, model), width),
-        "ticktext": [theme.tick(float(f"{t:.4g}")) for t in ticks],
-        "meta": {"log": log, "scale": scale, "values": None},
-    }
-    if low == high:  # a line needs a range, and one value has none
-        found["range"] = [values[0] - 1, values[0] + 1]
-    return found | ({"values": np.log10(values), "tickvals": np.log10(ticks)} if log else
-                    {"values": values, "tickvals": ticks})  # fmt: skip
-
-
-def wrapped(words: str, unit: str, width: int) -> str:
-    """A header in lines of about ``width`` characters, at most two, and its unit in a line of its own."""
-    lines = textwrap.wrap(words, width, break_long_words=False)
-    lines = [*lines[:1], " ".join(lines[1:])] if len(lines) > 2 else lines
-    return "<br>".join([*lines, *([f"[{unit}]"] if unit not in ("", "1") else [])])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.units import engineering
-from dse.view import theme
+from dse.view import naming, theme
 from dse.view.regions import HOVER, NARROW, regions, trajectories
 
 if TYPE_CHECKING:
@@ -43,8 +43,14 @@ def _heading(title: str, default: str, design: Result | None) -> dict[str, str]:
 def _rows(title: str, dark: bool, count: int, **layout: Any) -> go.Figure:
     """A figure with one row an entry, the first on top."""
     figure = theme.blank(title, dark, **_row_layout(count, bool(layout.get("subtitle"))), **layout)
-    figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
+    figure.update_yaxes(_row_axis(count))
     return figure
+
+
+def _row_axis(count: int) -> dict[str, Any]:
+    """The names of the rows, all of them, from the top down; many are small."""
+    font = {"size": 12 if count <= 12 else 11}
+    return {"autorange": "reversed", "showgrid": False, "type": "category", "dtick": 1, "tickfont": font}
 
 
 def _row_layout(count: int, described: bool) -> dict[str, Any]:
@@ -53,9 +59,13 @@ def _row_layout(count: int, described: bool) -> dict[str, Any]:
 
 
 def _named(inputs: Sequence[str]) -> list[str]:
-    """Paths as people call them, as long as that keeps them apart."""
-    short = [path.removeprefix("cluster.").removeprefix("strategy.").replace("_", " ") for path in inputs]
-    return short if len(set(short)) == len(short) else list(inputs)
+    """Paths as people call them; those that would be called the same keep their path."""
+    from collections import Counter
+
+    words = [theme.words(path) for path in inputs]
+    count = Counter(words)
+    whole = [path.removeprefix("cluster.").removeprefix("strategy.").replace("_", " ") for path in inputs]
+    return [word if count[word] == 1 else path for word, path in zip(words, whole, strict=True)]
 
 
 def tornado(
@@ -83,15 +93,14 @@ def tornado(
         bar = {"x": (values - found.base) / factor, "base": found.base / factor, "y": names, "orientation": "h"}
         words = {"text": marks, "textposition": "outside", "customdata": hover, "hovertemplate": HOVER}
         marker = {"color": colour, "opacity": 0.85}
-        traces.append({"type": "bar", **bar, **words, "name": f"input at its {end} end", "marker": marker})
+        traces.append({"type": "bar", **bar, **words, "name": f"at its {end} end", "marker": marker})
     model = None if design is None else design.specs["model"]
     quantity = theme.axis_title(found.quantity, theme.counted(found.quantity, shown, model))
     line = {"type": "line", "x0": found.base / factor, "x1": found.base / factor, "y0": 0, "y1": 1, "yref": "y domain"}
-    many = {"tickfont": {"size": 12 if len(names) <= 12 else 11}, "dtick": 1}
     return theme.drawn(
         traces, dark=dark, barmode="overlay", **heading, **_row_layout(len(names), "subtitle" in heading),
         xaxis={"title": {"text": quantity}},
-        yaxis={"autorange": "reversed", "showgrid": False, "type": "category", **many},
+        yaxis=_row_axis(len(names)),
         shapes=[{**line, "line": {"color": theme.ink(dark), "width": 1.5}}],
         annotations=[{**NOTE, "text": "! breaks a rule there"}] if broken else [],
     )  # fmt: skip
@@ -161,53 +170,55 @@ def _elasticity_hover(row: Any) -> str:
 
 
 def shadow(found: ShadowPrices, *, title: str = "", design: Result | None = None, dark: bool = False) -> go.Figure:
-    """What one unit more of each resource is worth per device, and what 1 % more of it saves of the step time.
+    """What one unit more of each resource is worth per device, and beside its bar the time that it saves of a step.
 
-    The units differ, so that only the second panel compares resources; it takes the rate of the unit for that of 1 %.
-    Both axes are logarithmic. Delays are made less instead.
+    The axis is logarithmic. Units differ, so what 1 % more of each saves is shown on hover; it takes the rate of the
+    unit for that of 1 %. Delays are made less instead.
     """
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
     column = f"worth [{found.worth_unit}]"
     table = found.table[found.table[column] > 0]
-    worth, names = table[column].to_numpy(float), table["words"].tolist()
-    relative = _relative_savings(table, found.step_time)
-    heading = _heading(title, "What one more unit of each resource is worth", design)
-    figure = _rows(dark=dark, count=len(table), showlegend=False, **heading)
-    layout = figure.layout
-    figure = make_subplots(1, 2, shared_yaxes=True, column_widths=[0.6, 0.4], horizontal_spacing=0.03)
-    figure.update_layout(layout)
-    figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
-    prices = [f"{NARROW}<b>{theme.short(w, found.worth_unit)}</b>" for w in worth]
-    saved = [f"saves {theme.short(s, 's')} a step" for s in table["saved [s]"]]
-    parts = [f"{NARROW}<b>{r:.2g} %</b>" for r in relative]
-    texts = [[f"{price}  {text}" for price, text in zip(prices, saved, strict=True)], parts]
+    scale, unit = (1.0, "USD") if found.worth_unit == "USD" else (3600.0, "USD/h")
+    worth, names = scale * table[column].to_numpy(float), _resources(table)
+    prices = [theme.compact(value, "USD") + unit.removeprefix("USD") for value in worth]
+    saved = [theme.short(seconds, "s") for seconds in table["saved [s]"]]
     hover = [
-        f"<b>{name}</b><br>{now} now<br>worth {price.strip(NARROW)}, {text}<br>1 % saves {part.strip(NARROW)} of it"
-        for name, now, price, text, part in zip(names, _amounts(table), prices, saved, parts, strict=True)
+        f"<b>{naming.spelled(words)}</b><br>{now} now<br>worth {price} per device, saves {less} of a step"
+        f"<br>1 % of it saves {part:.2g} % of a step"
+        for words, now, price, less, part in zip(
+            table["words"], _amounts(table), prices, saved, _relative_savings(table, found.step_time), strict=True
+        )
     ]
-    unit = f"{found.worth_unit} per device"
-    titles = (f"Worth of one more unit [{unit}]", "1 % of it saves [% of a step]")
-    for place, (values, colour) in enumerate(((worth, LOW), (relative, HIGH))):
-        bar = {"x": values, "y": names, "orientation": "h", "marker": {"color": colour}, "cliponaxis": False}
-        words = {"text": texts[place], "textposition": "outside", "customdata": hover, "hovertemplate": HOVER}
-        figure.add_trace(go.Bar(**bar, **words), 1, place + 1)
-        axis = {"title": {"text": titles[place]}} | _logarithmic(values, room=(1.2, 1.0) if place == 0 else (0.5, 0.45))
-        figure.update_xaxes(axis, row=1, col=place + 1)
-    if not len(table):
-        _note(figure, "no resource saves time at the margin")
-    return figure
+    texts = [f"{NARROW}<b>{price}</b>, {less}" for price, less in zip(prices, saved, strict=True)]
+    bar = {"type": "bar", "x": worth, "y": names, "orientation": "h", "marker": {"color": LOW}, "cliponaxis": False}
+    words = {"text": texts, "textposition": "outside", "customdata": hover, "hovertemplate": HOVER}
+    heading = _heading(title, "What one more unit of each resource is worth", design)
+    across = {"title": {"text": f"Worth [{unit} per device] and time saved", "font": {"size": 14}}}
+    across |= _logarithmic(worth)
+    return theme.drawn(
+        [{**bar, **words}], dark=dark, showlegend=False, **heading,
+        **_row_layout(len(names), "subtitle" in heading), xaxis=across, yaxis=_row_axis(len(names)),
+        annotations=[] if names else [{**NOTE, "text": "no resource saves time at the margin"}],
+    )  # fmt: skip
 
 
-def _logarithmic(values: np.ndarray, room: tuple[float, float]) -> dict[str, Any]:
-    """A logarithmic axis with a tick a decade or two, and room behind the bars (in lengths and decades)."""
+def _resources(table: pd.DataFrame) -> list[str]:
+    """Resources in few words, with the step that is priced: ``InfiniBand bandwidth, +1 GB/s``."""
+    steps = [
+        ("+" if step > 0 else "−") + engineering(abs(step), unit, 3)
+        for step, unit in zip(table["step"], table["unit"], strict=True)
+    ]
+    names = [naming.RESOURCES.get(name) or naming.spelled(name) for name in table["resource"]]
+    return [f"{name}, {step}" for name, step in zip(names, steps, strict=True)]
+
+
+def _logarithmic(values: np.ndarray) -> dict[str, Any]:
+    """A logarithmic axis with a tick a decade or two, and room behind the bars for what is written there."""
     if not len(values):
         return {}
     low, high = np.log10(values.min()), np.log10(values.max())
     apart = 1 if high - low < 3 else 2
     powers = [p for p in range(int(np.floor(low)), int(np.ceil(high)) + 1) if p % apart == 0]
-    ends = [low - 0.3, high + room[0] * (high - low) + room[1]]
+    ends = [low - 0.3, high + 0.6 * (high - low) + 0.6]
     ticks = {"tickvals": [10.0**p for p in powers], "ticktext": [theme.tick(10.0**p) for p in powers]}
     return {"type": "log", "tickangle": 0, "range": ends, **ticks}
 
@@ -256,7 +267,7 @@ def morris(found: MorrisEffects, *, title: str = "", design: Result | None = Non
         for n, a, b, c in zip(names, x, y, table["mu_star_conf"], strict=True)
     ]
     heading = _heading(title, f"Which factors matter to the {_output(found.output)}", design)
-    figure = theme.blank(dark=dark, margin={"t": 95}, **heading)
+    figure = theme.blank(dark=dark, margin={"t": 95}, legend=theme.BELOW, **heading)
     for i, name in enumerate(names):
         marker = {
             "size": 12,
@@ -282,7 +293,8 @@ def morris(found: MorrisEffects, *, title: str = "", design: Result | None = Non
     figure.add_trace(
         go.Scatter(x=[0, reach], y=[0, reach], mode="lines", line=dash, name="mu* = sigma", hoverinfo="skip")
     )
-    figure.update_xaxes(title={"text": f"Mean size of the effect on {_output(found.output)} (mu*)"}, rangemode="tozero")
+    across = {"text": f"Mean size of the effect on {_output(found.output)} (mu*)", "font": {"size": 15}}
+    figure.update_xaxes(title=across, rangemode="tozero")
     figure.update_yaxes(title={"text": "Spread of the effect (sigma)"}, rangemode="tozero")
     return figure
 
@@ -339,10 +351,11 @@ def bottleneck(found: Bottlenecks, *, title: str = "", design: Result | None = N
 
     ladder = found.ladder
     factor, shown = theme.axis_scale([found.step_time], "s")
-    names = ["the design", *(f"{'' if i == 0 else '… and '}{n} unlimited" for i, n in enumerate(ladder["resource"]))]
+    rungs = [f"{naming.spelled(name)} unlimited" for name in ladder["resource"]]
+    names = ["the design", *rungs[:1], *(f"… and {rung}" for rung in rungs[1:])]
     left = np.concatenate([[found.step_time], ladder["left [s]"].to_numpy(float)])
     saved = np.concatenate([[0.0], ladder["saved [s]"].to_numpy(float)])
-    heading = _heading(title, "What bounds the step time, and what bounds it next", design)
+    heading = _heading(title, "What bounds the step time, and what next", design)
     figure = _rows(dark=dark, count=len(names), barmode="stack", **heading)
     notes = [_shares(found), *(_alone(found, names) for names in ladder["resource"])]
     pattern = {"color": HIGH, "opacity": 0.6, "pattern": {"shape": "/"}}
@@ -355,8 +368,9 @@ def bottleneck(found: Bottlenecks, *, title: str = "", design: Result | None = N
         figure.add_trace(go.Bar(**bar, customdata=hover, hovertemplate=HOVER))
     for name, rest, less in zip(names, left, saved, strict=True):
         text = f"{NARROW}<b>{theme.short(rest, 's')}</b>" + (f" (−{theme.short(less, 's')})" if less else "")
-        figure.add_annotation(x=(rest + less) / factor, y=name, text=text, showarrow=False, xanchor="left")
-    figure.update_xaxes(range=[0, 1.7 * found.step_time / factor])
+        figure.add_annotation(x=(rest + less) / factor, y=name, text=text, showarrow=False, xanchor="left",
+                              font={"size": 13})  # fmt: skip
+    figure.update_xaxes(range=[0, 2.1 * found.step_time / factor])
     figure.update_xaxes(title={"text": theme.axis_title("step_time", shown)})
     return figure
 

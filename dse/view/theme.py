@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dse.units import engineering
+from dse.view import naming
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -90,13 +91,6 @@ TITLES = {
 _INK = {"light": ("#1F2430", "#FFFFFF", "#DDE1E8"), "dark": ("#E6E8EC", "#16191F", "#363C47")}
 _RATES = {"1/s": "per second", "1/USD": "per dollar", "1/J": "per joule"}
 _LARGE = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))  # as the ticks of linear axes are written
-_PARTS = {
-    **{"inter": "inter-node", "intra": "intra-node", "nvlink": "NVLink", "infiniband": "InfiniBand"},
-    **{
-        name: name.upper()
-        for name in ("ddr", "hbm", "cxl", "tdp", "pue", "bf16", "fp16", "fp32", "fp64", "fp8", "tf32")
-    },
-}
 
 
 def title_of(name: str) -> str:
@@ -109,7 +103,10 @@ def title_of(name: str) -> str:
 
 def words(path: str) -> str:
     """A field as people call it: the last two parts of its path, which tell one bandwidth from another."""
-    parts = [_PARTS.get(part, part.replace("_", " ")) for part in path.split(".") if not part.isdigit()]
+    known = naming.field(path)
+    if known:
+        return known
+    parts = [naming.PARTS.get(part, part.replace("_", " ")) for part in path.split(".") if not part.isdigit()]
     if parts[-2:-1] and parts[-2] in ("matrix", "vector"):
         return f"{parts[-1]} {parts[-2]} peak"
     return title_of(path) if len(parts) < 2 or parts[-1] == "devices" else " ".join(parts[-2:])
@@ -345,8 +342,8 @@ def drawn(
     words: dict[str, Any] = {"text": title}
     if subtitle:
         words["subtitle"] = {"text": subtitle, "font": {"size": 14}}
-    space = {} if title else {"margin": {"t": 34}}
-    whole = {"template": template(dark), "title": words, "height": 560, **space, **layout}
+    margin = {**({} if title else {"t": 34}), **layout.pop("margin", {})}
+    whole = {"template": template(dark), "title": words, "height": 560, "margin": margin, **layout}
     figure = go.Figure({"data": list(traces), "layout": whole}, _validate=False)
     for part in (figure, figure.layout, *figure.data):
         part._validate = True

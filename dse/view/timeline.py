@@ -23,6 +23,7 @@ FEW = 40  # micro-batches and stages together up to which the whole step is draw
 EVENTS = 12_000  # about how many events are drawn at most
 SEEN = 0.3  # pixels from which on an event is drawn
 PIXELS = 1050  # of the drawing in a figure 1280 pixels wide
+NARROWER = 2.5  # numbers are written where they fit in a figure so much narrower too
 
 
 def pipeline(
@@ -138,7 +139,7 @@ def _events(
         "marker": {**theme.fill(COLOURS.get(name, name)), "line": edge},
         "customdata": numbers, "hovertemplate": f"<b>{label}</b>, stage %{{y}}{which}{times}{parts}<extra></extra>",
     }  # fmt: skip
-    if name in COLOURS and batch[0] >= 0 and usual > 5 + 7 * len(f"{batch.max()}"):
+    if name in COLOURS and batch[0] >= 0 and usual > NARROWER * (5 + 7 * len(f"{batch.max()}")):
         trace |= {"text": [f"{b}" for b in batch.tolist()], "textposition": "inside", "insidetextanchor": "middle",
                   "textangle": 0, "constraintext": "none", "textfont": {"size": 11}}  # fmt: skip
     return [trace]

@@ -10,6 +10,7 @@ import numpy as np
 from dse.errors import Fault, SpecError
 from dse.units import engineering
 from dse.view import theme
+from dse.view.formulas import formula
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 HOVER = "%{customdata}<extra></extra>"
 NARROW = "\N{NO-BREAK SPACE}"
-WIDTH = 135  # characters of a subtitle's line in a figure 1280 pixels wide
+WIDTH, REASONS = 64, 3  # characters of a reason's line in a figure 500 pixels wide; lines at most
 
 
 def heading(result: Result, title: str) -> dict[str, str]:
@@ -30,10 +31,13 @@ def heading(result: Result, title: str) -> dict[str, str]:
     if result.axes:
         raise SpecError([Fault("result", "", "has axes; this figure is of one design, chosen with .at(...)")])
     design = theme.design_text(result.specs, result.number("devices"))
-    why = "; ".join(reason["why"] for reason in result.reasons())
-    lines = textwrap.wrap(why, WIDTH, max_lines=2, placeholder=" …")
+    lines = [line for reason in result.reasons() for line in textwrap.wrap(reason["why"], WIDTH)]
+    if len(lines) > 1:
+        lines[0] += " …"  # cards show the first alone
+    if len(lines) > REASONS:
+        lines = [*lines[: REASONS - 1], f"{lines[REASONS - 1]} …"]
     return {
-        "title": f"{title} (infeasible)" if why else title,
+        "title": f"{title} (infeasible)" if lines else title,
         "subtitle": "<br>".join([design, *([f"Infeasible: {lines[0]}", *lines[1:]] if lines else [])]),
     }
 
@@ -60,6 +64,7 @@ def memory_waterfall(result: Result, *, title: str = "", dark: bool = False) -> 
     base = 0.0
     for position, (name, size) in enumerate(classes.items()):
         hover = f"<b>{theme.term_title(name)}</b><br>{engineering(size, 'B')}, {size / footprint:.1%} of the footprint"
+        hover += _how(formula(result, "memory", name))
         rows.bar(theme.term_title(name), base, size, factor, "B", theme.fill(name, position), hover)
         base += size
     plain = {"color": theme.ink(dark), "opacity": 0.65}
@@ -76,14 +81,20 @@ def memory_waterfall(result: Result, *, title: str = "", dark: bool = False) -> 
             line = {"color": theme.ink(dark), "width": 2, "dash": "dash"}
             ends = {"x0": place, "x1": place, "y0": row - 0.45, "y1": row + 0.45}
             rows.shapes.append({"type": "line", "line": line, **ends})
-    text = f"capacity of local memory, {theme.short(capacity['local'], 'B')}"
-    right = capacity["local"] > 0.4 * top
-    ends = {"yanchor": "bottom", "xanchor": "right" if right else "left"}
+    over = any(held > capacity[name] for name, held in tiers.items())
+    reach = (2.2 if over else 1.5) * top  # room for what is written
+    text = f"local memory, {theme.short(capacity['local'], 'B')}"
+    right = capacity["local"] > 0.45 * reach
+    side = {"xanchor": "right", "xshift": -4} if right else {"xanchor": "left", "xshift": 4}
+    ends = {"y": -0.5, "yref": "y", "yanchor": "bottom", **side}
     marks = theme.line_at(capacity["local"] / factor, dark, text=text, **ends)
     rows.shapes += marks["shapes"]
     rows.notes += marks["annotations"]
-    reach = 2.0 if any(held > capacity[name] for name, held in tiers.items()) else 1.45  # room for what is written
-    return rows.figure(words, theme.with_unit("Memory of one device", shown), reach * top / factor)
+    return rows.figure(words, theme.with_unit("Memory of one device", shown), reach / factor, above=0.8)
+
+
+def _how(line: str) -> str:
+    return f"<br>{line}" if line else ""
 
 
 def _tier(name: str) -> str:
@@ -113,10 +124,11 @@ class Rows:
         place = {"x": end, "y": name, "xanchor": "left", "showarrow": False, "bgcolor": theme.paper(self.dark)}
         self.notes.append({"text": text, **place})
 
-    def figure(self, words: dict[str, str], title: str, top: float) -> go.Figure:
-        """The figure, as high as its rows need."""
+    def figure(self, words: dict[str, str], title: str, top: float, *, above: float = 0.0) -> go.Figure:
+        """The figure, as high as its rows need, with room for ``above`` rows over the first."""
         names = [trace["y"][0] for trace in self.traces]
-        rows = {"autorange": "reversed", "type": "category", "categoryarray": names, "showgrid": False}
+        ends = [len(names) - 0.5, -0.5 - above]
+        rows = {"range": ends, "type": "category", "categoryarray": names, "showgrid": False, "dtick": 1}
         return theme.drawn(
             self.traces, dark=self.dark, **words, margin=room(words), showlegend=False, annotations=self.notes,
             shapes=self.shapes, xaxis={"title": {"text": title}, "range": [0, top]}, yaxis=rows, barmode="overlay",

@@ -26,7 +26,7 @@ function library(model) {
   return new Promise((ready) => STORE.waiting.push(ready)).then((found) => (clearInterval(timer), found));
 }
 
-const REST = 150; // ms without a change
+const SEEN = new WeakMap(); // the boxes of a figure that are in sight
 
 const number = (value) => (typeof value === "number" && !Number.isFinite(value) ? null : value);
 
@@ -62,23 +62,24 @@ function render({ model, el }) {
     });
   }
 
-  // what is out of sight is drawn when the page is at rest, so that what is in sight follows at once
-  let seen = true, pending = 0;
+  // what is out of sight is neither computed nor drawn until it comes back, so that what is in sight follows at once
+  let seen = true, pending = false;
+  const views = SEEN.get(model) ?? SEEN.set(model, new Set()).get(model);
   const sight = new IntersectionObserver(([entry]) => {
     seen = entry.isIntersecting;
+    views[seen ? "add" : "delete"](box); // one figure may be shown in several places
+    model.set("seen", views.size > 0);
+    model.save_changes();
     if (seen && pending) paint();
   });
   sight.observe(box);
   function follow() {
-    clearTimeout(pending);
-    pending = 0;
     if (seen || !drawn) paint();
-    else pending = setTimeout(paint, REST);
+    else pending = true;
   }
 
   async function paint() {
-    clearTimeout(pending);
-    pending = 0;
+    pending = false;
     next = { figure: model.get("figure"), revision: model.get("revision") };
     if (busy) return; // the one that is drawing takes the latest when it is done
     busy = true;
@@ -106,16 +107,16 @@ function render({ model, el }) {
     busy = false;
   }
 
-  model.on("change:revision", follow);
+  model.on("change:figure change:revision", follow); // a finer figure has the revision of the coarse one
   paint();
   const watch = new ResizeObserver(() => drawn && box.offsetWidth && STORE.library.Plots.resize(box));
   watch.observe(el);
   return () => {
     gone = true;
     watch.disconnect();
-    model.off("change:revision", follow);
-    clearTimeout(pending);
+    model.off("change:figure change:revision", follow);
     sight.disconnect();
+    views.delete(box);
     if (drawn) STORE.library.purge(box);
   };
 }
