@@ -307,8 +307,7 @@ noted(panel.Panel, '_moved', lambda self, path, place: [] if self._quiet else [[
 """
 
 _REVISIONS = """() => [...document.querySelectorAll('.dse-card .dse-plot')]
-  .filter((e) => { const r = e.getBoundingClientRect(); return e.offsetParent && r.bottom > 90 && r.top < innerHeight - 30; })
-  .map((e) => +(e.dataset.revision ?? -1))"""
+  .filter((e) => e.offsetParent && e.dataset.seen !== "false").map((e) => +(e.dataset.revision ?? -1))"""
 
 _DRAWN = """(box) => {
   const plain = (v) => v && (Array.isArray(v) || ArrayBuffer.isView(v)) ? Array.from(v, plain) : v;

@@ -118,7 +118,10 @@ def test_a_saved_study_reopens_as_it_was(bench):
     bench.settle()
     before = bench.value("[repr(w.state), len(w.selected), w.result.number('step_time')]")
     names = ("breakdown", "landscape", "front")
-    figures = {name: bench.figure(name)["traces"] for name in names}
+    figures = {}
+    for name in names:
+        bench.painted(name)
+        figures[name] = bench.figure(name)["traces"]
     for command in ("notebook:clear-all-cell-outputs", "docmanager:save"):
         bench.page.evaluate(f"window.jupyterapp.commands.execute('{command}')")
     bench.notebook.shut_down()
@@ -176,6 +179,7 @@ def test_a_second_view_and_a_second_run_of_the_cell(bench):
     bench.page.evaluate(f"async () => {{ await {lab}('notebook:create-output-view') }}")
     bench.page.wait_for_function("document.querySelectorAll('.dse-app').length === 2")
     bench.page.wait_for_function("document.querySelectorAll('.dse-view-breakdown .main-svg').length >= 2")
+    bench.page.evaluate("document.querySelectorAll('.dse-view-breakdown .dse-plot').forEach((b) => b.scrollIntoView())")
     bench.python(f"w.set({BANDWIDTH!r}, 1e12)\nanswer = 1")
     bench.settle()
     sums = bench.page.evaluate(

@@ -25,8 +25,7 @@ ALL = "['breakdown', 'memory', 'roofline', 'timeline', 'landscape', 'front', 'pa
 WATCH = """(event) => {
   window.LATE = []; window.SINCE = null; window.FROM = null;
   const revision = () => Math.min(...[...document.querySelectorAll('.dse-card .dse-plot')]
-    .filter((e) => { const r = e.getBoundingClientRect(); return e.offsetParent && r.bottom > 90 && r.top < innerHeight - 30; })
-    .map((e) => +(e.dataset.revision ?? -1)));
+    .filter((e) => e.offsetParent && e.dataset.seen !== 'false').map((e) => +(e.dataset.revision ?? -1)));
   document.addEventListener(event, () => { window.SINCE = performance.now(); window.FROM = revision(); }, true);
   new MutationObserver(() => {
     if (window.SINCE === null || revision() <= window.FROM) return;

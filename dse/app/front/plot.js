@@ -26,6 +26,7 @@ function library(model) {
   return new Promise((ready) => STORE.waiting.push(ready)).then((found) => (clearInterval(timer), found));
 }
 
+const NARROW = 420; // px: below it legends have one column
 const SEEN = new WeakMap(); // the boxes of a figure that are in sight
 
 const number = (value) => (typeof value === "number" && !Number.isFinite(value) ? null : value);
@@ -34,7 +35,7 @@ function render({ model, el }) {
   const box = document.createElement("div");
   box.className = "dse-plot";
   el.appendChild(box);
-  let busy = false, next = null, last = "", drawn = false, gone = false, programmatic = false;
+  let busy = false, next = null, last = "", narrow = false, drawn = false, gone = false, programmatic = false;
   const send = (message) => model.send({ ...message, revision: model.get("revision") });
 
   function listen() {
@@ -67,6 +68,7 @@ function render({ model, el }) {
   const views = SEEN.get(model) ?? SEEN.set(model, new Set()).get(model);
   const sight = new IntersectionObserver(([entry]) => {
     seen = entry.isIntersecting;
+    box.dataset.seen = seen;
     views[seen ? "add" : "delete"](box); // one figure may be shown in several places
     model.set("seen", views.size > 0);
     model.save_changes();
@@ -83,33 +85,49 @@ function render({ model, el }) {
     next = { figure: model.get("figure"), revision: model.get("revision") };
     if (busy) return; // the one that is drawing takes the latest when it is done
     busy = true;
-    const Plotly = await library(model);
-    while (next && !gone) {
-      const { figure, revision } = next;
-      next = null;
-      if (!figure) continue;
-      if (figure === last) { box.dataset.revision = revision; continue; }
+    try {
+      const Plotly = await library(model);
+      while (next && !gone) {
+        const now = next;
+        next = null;
+        if (now.figure) await draw(Plotly, now.figure, now.revision);
+      }
+    } finally {
+      busy = programmatic = false; // what cannot be drawn must not keep the next one from being drawn
+    }
+  }
+
+  async function draw(Plotly, figure, revision) {
+    if (figure !== last) {
       last = figure;
       const { data, layout } = JSON.parse(figure);
       delete layout.width;
       layout.autosize = true;
       layout.selectionrevision = revision; // what is selected is the kernel's to say
+      narrow = box.clientWidth < NARROW;
+      if (narrow && layout.legend?.orientation === "h") {
+        layout.height += 19 * data.filter((t) => t.showlegend !== false).length;
+        delete layout.legend.entrywidth; // one column as wide as it needs
+      }
       box.style.height = `${layout.height}px`;
       programmatic = true;
-      await Plotly.react(box, data, layout, {
-        displaylogo: false, responsive: false, modeBarButtonsToRemove: ["toImage"],
-      });
+      await Plotly.react(box, data, layout, { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["toImage"] });
       programmatic = false;
       if (!drawn) listen();
       drawn = true;
-      box.dataset.revision = revision;
     }
-    busy = false;
+    box.dataset.revision = revision;
   }
 
   model.on("change:figure change:revision", follow); // a finer figure has the revision of the coarse one
   paint();
-  const watch = new ResizeObserver(() => drawn && box.offsetWidth && STORE.library.Plots.resize(box));
+  const watch = new ResizeObserver(() => {
+    if (!drawn || !box.offsetWidth) return;
+    if (narrow !== box.clientWidth < NARROW) {
+      last = ""; // a legend below needs more lines, or less
+      paint();
+    } else STORE.library.Plots.resize(box);
+  });
   watch.observe(el);
   return () => {
     gone = true;
