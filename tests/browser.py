@@ -302,7 +302,7 @@ def noted(kind, name, what):
         return plain(self, *given)
     setattr(kind, name, receive)
 noted(widgets.Html, '_receive', lambda self, _, message, __: [[message.get('do'), message.get('value')]])
-noted(widgets.Plot, '_receive', lambda self, _, m, __: [[m['type'], m]] if m.get('type') != 'plotly' else [])
+noted(widgets.Plot, '_receive', lambda self, _, m, __: [[m['type'], m]] if m.get('type') not in ('plotly', 'seen') else [])
 noted(panel.Panel, '_moved', lambda self, path, place: [] if self._quiet else [['slide:' + path, place]])
 """
 

@@ -7,6 +7,7 @@ message for each brush and click, shares one copy of Plotly on the page, and alw
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -44,11 +45,13 @@ class Plot(anywidget.AnyWidget):
     _esm = FRONT / "plot.js"
     figure = traitlets.Unicode("").tag(sync=True)
     revision = traitlets.Int(0).tag(sync=True)
-    seen = traitlets.Bool(True).tag(sync=True)  # is it in sight? the page says
+    key = traitlets.Unicode().tag(sync=True)
+    seen = traitlets.Bool(True)  # is it in sight? the page says
 
     def __init__(self, figure: Any = None, on_event: Callable[[dict[str, Any]], None] | None = None) -> None:
-        super().__init__()
+        super().__init__(key=uuid.uuid4().hex)
         self._on_event = on_event
+        self._seen_at = 0.0
         self.on_msg(self._receive)
         if figure is not None:
             self.show(figure)
@@ -65,6 +68,9 @@ class Plot(anywidget.AnyWidget):
             return
         if message.get("type") == "plotly":
             self.send({"type": "plotly"}, buffers=[library()])
+        elif message.get("type") == "seen":
+            if message["at"] >= self._seen_at:
+                self._seen_at, self.seen = message["at"], bool(message["seen"])
         elif self._on_event:
             self._on_event(message)
 

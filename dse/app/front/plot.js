@@ -1,6 +1,6 @@
 // A Plotly figure that follows the kernel: draws the latest figure it was given and reports every click and brush once.
 // Plotly's own code is asked from the kernel once a page and shared by all figures.
-const STORE = (globalThis.__dse_plotly ??= { waiting: [], library: null, asked: 0 });
+const STORE = (globalThis.__dse_plotly ??= { waiting: [], library: null, asked: 0, seen: new Map() });
 
 function evaluate(buffer) {
   const module = { exports: {} };
@@ -26,8 +26,9 @@ function library(model) {
   return new Promise((ready) => STORE.waiting.push(ready)).then((found) => (clearInterval(timer), found));
 }
 
-const NARROW = 420; // px: below it legends have one column
-const SEEN = new WeakMap(); // the boxes of a figure that are in sight
+const NARROW = 480; // px: below it legends have fewer columns
+// what Plotly promises, or two seconds: a promise that it forgets must not keep the next figure from being drawn
+const soon = (promise) => Promise.race([promise, new Promise((ready) => setTimeout(ready, 2000))]);
 
 const number = (value) => (typeof value === "number" && !Number.isFinite(value) ? null : value);
 
@@ -35,7 +36,7 @@ function render({ model, el }) {
   const box = document.createElement("div");
   box.className = "dse-plot";
   el.appendChild(box);
-  let busy = false, next = null, last = "", narrow = false, drawn = false, gone = false, programmatic = false;
+  let busy = false, next = null, last = "", narrow = false, resized = false, drawn = false, gone = false, programmatic = false;
   const send = (message) => model.send({ ...message, revision: model.get("revision") });
 
   function listen() {
@@ -65,13 +66,15 @@ function render({ model, el }) {
 
   // what is out of sight is neither computed nor drawn until it comes back, so that what is in sight follows at once
   let seen = true, pending = false;
-  const views = SEEN.get(model) ?? SEEN.set(model, new Set()).get(model);
-  const sight = new IntersectionObserver(([entry]) => {
-    seen = entry.isIntersecting;
+  const key = model.get("key"); // one figure may be shown in several places: those that are in sight
+  if (!STORE.seen.has(key)) STORE.seen.set(key, new Set());
+  const views = STORE.seen.get(key);
+  const sight = new IntersectionObserver((entries) => {
+    seen = entries.at(-1).isIntersecting;
     box.dataset.seen = seen;
-    views[seen ? "add" : "delete"](box); // one figure may be shown in several places
-    model.set("seen", views.size > 0);
-    model.save_changes();
+    views[seen ? "add" : "delete"](box);
+    // with its time: messages may overtake each other between the kernel's threads
+    send({ type: "seen", seen: views.size > 0, at: performance.timeOrigin + performance.now() });
     if (seen && pending) paint();
   });
   sight.observe(box);
@@ -100,6 +103,7 @@ function render({ model, el }) {
   async function draw(Plotly, figure, revision) {
     if (figure !== last) {
       last = figure;
+      resized = false;
       const { data, layout } = JSON.parse(figure);
       delete layout.width;
       layout.autosize = true;
@@ -111,10 +115,13 @@ function render({ model, el }) {
       }
       box.style.height = `${layout.height}px`;
       programmatic = true;
-      await Plotly.react(box, data, layout, { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["toImage"] });
+      await soon(Plotly.react(box, data, layout, { displaylogo: false, modeBarButtonsToRemove: ["toImage"] }));
       programmatic = false;
       if (!drawn) listen();
       drawn = true;
+    } else if (resized && box.offsetWidth) {
+      resized = false;
+      await soon(Plotly.Plots.resize(box));
     }
     box.dataset.revision = revision;
   }
@@ -123,10 +130,9 @@ function render({ model, el }) {
   paint();
   const watch = new ResizeObserver(() => {
     if (!drawn || !box.offsetWidth) return;
-    if (narrow !== box.clientWidth < NARROW) {
-      last = ""; // a legend below needs more lines, or less
-      paint();
-    } else STORE.library.Plots.resize(box);
+    if (narrow !== box.clientWidth < NARROW) last = ""; // a legend below needs more lines, or less
+    resized = true;
+    paint(); // one after the other: Plotly loses its way when it resizes what it draws
   });
   watch.observe(el);
   return () => {
