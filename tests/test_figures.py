@@ -317,3 +317,9 @@ def test_light_and_dark_differ_only_in_ink() -> None:
     light, dark = theme.template(False), theme.template(True)
     assert light.layout.paper_bgcolor != dark.layout.paper_bgcolor
     assert light.layout.colorway == dark.layout.colorway
+
+
+def test_dollars_are_no_formula():
+    """Notebooks take the text between two dollar signs for mathematics: each stands in an element of its own."""
+    page = dse.estimate("gpt3-175b", "dgx-a100", "tp=8,pp=8,global_batch=1536,zero_stage=1", devices=1024)._repr_html_()
+    assert page.count("<span>$</span>") == page.count("$") >= 2

@@ -147,7 +147,9 @@ def lab(folder: Path, *, port: int | None = None, browser: bool = True, say: Cal
         "ServerApp.allow_root": True,  # usual in containers, and it is root who asks
         **_encrypted(),
     }  # fmt: skip
-    server = LabApp.initialize_server(argv=_arguments(options), kernel_spec_manager_class=_kernels())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the server's own settings, which it reads at the start
+        server = LabApp.initialize_server(argv=_arguments(options), kernel_spec_manager_class=_kernels())
     say(f"notebooks in {folder.resolve()}")
     url = f"http://{ADDRESS}:{server.port}/lab/tree/{FIRST}?token={token}"
     server.io_loop.add_callback(say, _ready("JupyterLab", url))

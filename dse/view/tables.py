@@ -112,7 +112,11 @@ def result_html(result: Result) -> str:
     """What a notebook shows."""
     if result.axes:
         return f"<code>{escape(result_text(result))}</code>"
-    left = "".join(f"<tr><td>{escape(t)}</td><td><b>{escape(v)}</b></td></tr>" for t, v in headline_rows(result))
+    # A dollar in an element of its own: notebooks take two in one text for the ends of a formula.
+    left = "".join(
+        f"<tr><td>{escape(t)}</td><td><b>{escape(v).replace('$', '<span>$</span>')}</b></td></tr>"
+        for t, v in headline_rows(result)
+    )
     right = "".join(
         f"<tr><td>{escape(n)}</td><td>{escape(v)}</td><td>{share:.1%}</td></tr>"
         for n, v, share in breakdown_rows(result)

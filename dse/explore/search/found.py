@@ -288,7 +288,7 @@ class SearchResult:
     def _repr_html_(self) -> str:
         if not len(self.front_rows):
             return f"<pre>{escape(repr(self))}</pre>"
-        head = escape(text(self).split("\n")[0])
+        head = escape(text(self).split("\n")[0]).replace("$", "<span>$</span>")  # two would be taken for a formula
         return f"<p>{head}</p>{self.front.drop(columns=['on_front', 'dominated_by', 'reasons']).to_html(index=True)}"
 
 
