@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
 
+from browser import looped
+
 import dse
 from dse.app.board import drawn
 from dse.app.brush import boxes, picked, unpicked
@@ -83,7 +85,7 @@ def test_a_newer_plan_replaces_what_is_not_done():
         later.plan([(0.0, lambda: done.append("y"))])
         await asyncio.sleep(0.02)
 
-    asyncio.run(main())
+    looped(main)
     assert done == ["a", "b", "c", "x", "y"]
 
 
