@@ -1,0 +1,197 @@
+"""A chain of nodes that grows node by node: what runs in order, what runs beside it, and what waits for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Union
+
+from dse.trace.generate.parts import Comm, Part, Work
+from dse.trace.schema import Kind
+
+
+class Outside(IntEnum):
+    """What a node of one pass can wait for in others."""
+
+    PREVIOUS = -1  # the end of the pass before, in the order of the schedule
+    BEFORE = -2  # the end of the pass before that one
+    MATCH = -3  # the pass of the same micro-batch whose results this one continues
+    GATHERED = -4  # parameters gathered at the start of the step
+    MARKED = -5  # the point from which gradients are reduced
+
+
+@dataclass(eq=False, slots=True)
+class Piece:
+    """A node in the making; ``expected`` is its time in seconds where nothing contends.
+
+    ``peer`` is the offset to the other rank in steps of pipeline stages, ``tag`` that of micro-batch 0.
+    """
+
+    name: str
+    kind: Kind
+    expected: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+    comm: Comm | None = None
+    stream: str = "compute"
+    tier: str = ""
+    peer: int = 0
+    tag: int = 0
+    size: float = 0.0
+    data: list[Dependence] = field(default_factory=list)
+    ctrl: list[Dependence] = field(default_factory=list)
+
+
+Dependence = Union[Piece, Outside]
+
+
+class Chain:
+    """Nodes of one pass.
+
+    Attributes:
+        pieces: all nodes in the order of their ids.
+        spine: those that run one after the other.
+        wait: what the next node on the spine waits for, by order; flow: what it computes from.
+        mark: where :meth:`mark_at` put its mark.
+    """
+
+    def __init__(self, wait: Sequence[Dependence] = (), flow: Sequence[Dependence] = ()) -> None:
+        self.pieces: list[Piece] = []
+        self.spine: list[Piece] = []
+        self.wait: list[Dependence] = list(wait)
+        self.flow: list[Dependence] = list(flow)
+        self.mark: list[Dependence] = []
+
+    @property
+    def length(self) -> float:
+        """Seconds of the spine."""
+        return sum(piece.expected for piece in self.spine)
+
+    def add(self, piece: Piece, *, data: Sequence[Dependence] | None = None, passes_on: bool = True) -> Piece:
+        """Put a node at the end of the spine. ``passes_on``: what follows computes from its result."""
+        piece.data = list(self.flow if data is None else data)
+        piece.ctrl = [one for one in self.wait if one not in piece.data]
+        self.pieces.append(piece)
+        self.spine.append(piece)
+        self.wait = [piece]
+        if passes_on:
+            self.flow = [piece]
+        return piece
+
+    def float(self, piece: Piece) -> Piece:
+        """Put a node beside the spine; its dependences are its own."""
+        self.pieces.append(piece)
+        return piece
+
+    def emit(self, part: Part, where: str) -> None:
+        """All nodes of a part: steps on the spine, collectives beside them, then the wait for the host."""
+        start, core = len(self.spine), -1
+        source = list(self.flow)
+        cores = sum(isinstance(step, Work) and step.core for step in part.steps) if part.ring else 0
+        for step in part.steps:
+            name = f"{where}.{step.name}" if step.name else where
+            if isinstance(step, Comm):
+                source = list(self.flow)
+                self.add(collective(name, step))
+                continue
+            if step.core and core < 0:
+                core = len(self.spine)
+            if not step.grad:
+                source = list(self.flow)
+            self.add(
+                Piece(name, Kind.COMP, step.seconds, step.flops, step.bytes), data=source, passes_on=not step.grad
+            )
+            cores -= step.core
+            if part.ring and step.core and cores == 0:
+                self.beside(core, [collective(f"{where}.{comm.name}", comm) for comm in part.ring], part.behind)
+        if part.aside:
+            self.beside(start, [collective(f"{where}.{comm.name}", comm) for comm in part.aside], part.hidden)
+        self.idle(f"{where}.host", part.host)
+
+    def idle(self, name: str, seconds: float) -> None:
+        """Time in which the device computes nothing useful."""
+        if seconds > 0:
+            self.add(Piece(name, Kind.COMP, seconds), data=[], passes_on=False)
+
+    def beside(self, start: int, pieces: list[Piece], window: float, *, flows: bool = True) -> None:
+        """Run nodes, one after the other, beside the last ``window`` seconds of the spine from ``start`` on.
+
+        What comes next on the spine waits for them. ``flows``: it also computes from their results.
+        """
+        if not pieces:
+            return
+        at, before = self._cut(start, window)
+        self._insert(pieces, before, at)
+        self.wait = [*self.wait, pieces[-1]]
+        if flows:
+            self.flow = [*self.flow, pieces[-1]]
+
+    def mark_at(self, window: float) -> None:
+        """Remember what is done when the last ``window`` seconds of the spine begin."""
+        self.mark, _ = self._cut(0, window)
+
+    def join_at(self, elapsed: float, dependence: Outside, idle: Piece | None) -> None:
+        """Let the spine wait for something once ``elapsed`` seconds of it are over, and then idle."""
+        _, before = self._cut(0, self.length - elapsed)
+        if before is None:
+            self.wait = [*self.wait, dependence]
+            if idle is not None:
+                self.add(idle, data=[], passes_on=False)
+            return
+        if idle is None:
+            before.ctrl.append(dependence)
+            return
+        idle.ctrl = [*_needs(before), dependence]
+        before.ctrl.append(idle)
+        self.pieces.insert(self.pieces.index(before), idle)
+        self.spine.insert(self.spine.index(before), idle)
+
+    def _insert(self, pieces: list[Piece], before: Piece | None, needs: list[Dependence]) -> None:
+        where = len(self.pieces) if before is None else self.pieces.index(before)
+        for piece in pieces:
+            piece.data = needs
+            needs = [piece]
+        self.pieces[where:where] = pieces
+
+    def _cut(self, start: int, window: float) -> tuple[list[Dependence], Piece | None]:
+        """Where the last ``window`` seconds of the spine from ``start`` on begin: what is done by then, and what is next.
+
+        A computation that goes on at that moment becomes two nodes; next to a communication it is the nearer end.
+        """
+        left = window
+        for index in range(len(self.spine) - 1, start - 1, -1):
+            piece = self.spine[index]
+            if left <= 1e-9 * piece.expected:
+                return self._after(index)
+            if left < piece.expected * (1 - 1e-9):
+                if piece.kind == Kind.COMP:
+                    return self._split(index, 1.0 - left / piece.expected)
+                return self._after(index) if left < piece.expected / 2 else self._after(index - 1)
+            left -= piece.expected
+        return self._after(start - 1)
+
+    def _after(self, index: int) -> tuple[list[Dependence], Piece | None]:
+        if index + 1 == len(self.spine):
+            return list(self.wait), None
+        following = self.spine[index + 1]
+        return _needs(following), following
+
+    def _split(self, index: int, share: float) -> tuple[list[Dependence], Piece]:
+        rest = self.spine[index]
+        first = Piece(f"{rest.name}.begin", Kind.COMP, share * rest.expected, share * rest.flops, share * rest.bytes)
+        first.data, first.ctrl = rest.data, rest.ctrl
+        rest.expected, rest.flops, rest.bytes = ((1 - share) * v for v in (rest.expected, rest.flops, rest.bytes))
+        rest.data, rest.ctrl = [first], []
+        self.spine.insert(index, first)
+        self.pieces.insert(self.pieces.index(rest), first)
+        return [first], rest
+
+
+def _needs(piece: Piece) -> list[Dependence]:
+    return list(dict.fromkeys([*piece.data, *piece.ctrl]))
+
+
+def collective(name: str, comm: Comm, stream: str = "") -> Piece:
+    """A collective as a node, on the stream of its group."""
+    return Piece(name, Kind.COLL, comm.seconds, comm=comm, stream=stream or comm.group)
