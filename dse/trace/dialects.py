@@ -1,19 +1,22 @@
 """From nodes to columns, whichever tool wrote the nodes: what the attributes of each dialect mean.
 
-Tools differ in the types of the same attribute (``comm_size`` is signed, unsigned or 32-bit, ``is_cpu_op`` a boolean or an
-integer, ``pg_name`` text or an integer), leave attributes without a value, or leave them out. One rule serves all: the
-column of an attribute holds the first value of that name that has a fitting type. :mod:`dse.trace.scan` does the same
-from the bytes of a file.
+Tools differ in the types of the same attribute (``comm_size`` is signed, unsigned or 32-bit, ``is_cpu_op`` a boolean
+or an integer, ``pg_name`` text or an integer), leave attributes without a value, or leave them out. One rule serves
+all: the column of an attribute holds the first value of that name that has a fitting type. :mod:`dse.trace.scan` does
+the same from the bytes of a file.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dse.errors import Fault, SpecError
 from dse.trace.columns import Trace
 from dse.trace.schema import Attribute, Metadata, Node
 
@@ -151,4 +154,60 @@ def columns(nodes: Iterable[Node], metadata: Metadata | None = None) -> Trace:
         tiers=tiers.table,
         dangling=total - len(data_rows) - len(ctrl_rows),
         version=metadata.version if metadata else "",
+    )
+
+
+def from_json(path: Path) -> Iterator[Metadata | Node]:
+    """The messages of a trace in JSON, as older simulators took: ``{"workload_graph": [{"Id": ...}, ...]}``.
+
+    Of a node: ``Id``, ``Name``, ``NodeType``, ``data_deps``, ``ctrl_deps``, ``runtime`` (microseconds), and attributes
+    by their names.
+
+    Raises:
+        SpecError: the file cannot be read, or is not of that form.
+    """
+    where = str(path)[-200:]
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SpecError([Fault("trace", where, f"cannot be read: {error.strerror or error}")]) from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError([Fault("trace", "", f"not JSON: {error}"[:200], where)]) from None
+    items = found.get("workload_graph") if isinstance(found, dict) else None
+    if not isinstance(items, list):
+        raise SpecError([Fault("trace", "", 'must be {"workload_graph": [nodes]}', where)])
+    yield Metadata()
+    for index, item in enumerate(items):
+        try:
+            yield _json_node(item)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise SpecError([Fault("trace", f"node {index}", f"is not a node: {error}"[:200], where)]) from None
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise ValueError(f"{value!r} is not an integer of 64 bits"[:120])
+    return value
+
+
+def _json_node(item: dict[str, Any]) -> Node:
+    known = ("Id", "Name", "NodeType", "data_deps", "ctrl_deps", "runtime")
+    attrs = []
+    for name, value in item.items():
+        if name in known:
+            continue
+        if isinstance(value, bool | str):
+            attrs.append(Attribute(name, type(value).__name__.replace("str", "string"), value))
+        elif isinstance(value, int):
+            attrs.append(Attribute(name, "int64" if value < 0 else "uint64", value if value < 0 else _count(value)))
+        elif isinstance(value, list) and all(isinstance(flag, bool) for flag in value):
+            attrs.append(Attribute(name, "bool_list", value))
+    return Node(
+        _count(item["Id"]),
+        str(item.get("Name", "")),
+        _count(item["NodeType"]) & 0x7FFFFFFF,
+        [_count(i) for i in item.get("ctrl_deps", [])],
+        [_count(i) for i in item.get("data_deps", [])],
+        duration_micros=_count(item.get("runtime", 0)),
+        attrs=attrs,
     )

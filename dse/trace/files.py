@@ -1,4 +1,4 @@
-"""Trace files: one a rank, ``PREFIX.<rank>.et``, each a stream of messages behind their lengths, plain or compressed."""
+"""Trace files: one a rank, ``PREFIX.<rank>.et``; messages, each behind its length, plain or compressed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def messages(path: Path) -> Iterator[tuple[int, bytes]]:
                 length, start = wire.varint(rest, at, min(len(rest), at + 10))
             except wire.WireError as error:
                 if len(rest) - at >= 10 or ended:
-                    raise fault(path, f"a length that is {'cut off' if ended else 'damaged'}: {error}", count, base + at) from None
+                    raise fault(
+                        path, f"a length that is {'cut off' if ended else 'damaged'}: {error}", count, base + at
+                    ) from None
                 break
             if length > MESSAGE:
                 raise fault(path, f"a length of {length} bytes, more than {MESSAGE}", count, base + at)
@@ -97,7 +99,7 @@ def messages(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def stream(path: Path | str) -> Iterator[Metadata | Node]:
-    """The messages of a trace file, one at a time in bounded memory: first its :class:`Metadata`, then each :class:`Node`.
+    """The messages of a trace file, one at a time in bounded memory: its :class:`Metadata`, then each :class:`Node`.
 
     Raises:
         SpecError: not a trace; the message says where the file is wrong.

@@ -1,4 +1,4 @@
-"""Communication groups: the JSON file beside a trace, and the process groups that PyTorch records in a trace's nodes."""
+"""Communication groups: the JSON file beside a trace, and the process groups that PyTorch records in traces."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def looks_like(path: Path) -> bool:
 
 
 def of_node(node: Node) -> dict[str, list[int]]:
-    """The process groups that a METADATA node carries: label -> ranks, [] for all; none if it carries something else."""
+    """The process groups that a METADATA node carries: label -> ranks ([] for all); {} if it carries none."""
     if node.kind != Kind.METADATA or node.inputs is None or "pg_name" not in node.inputs.values:
         return {}
     values = node.inputs.values

@@ -46,7 +46,7 @@ def _names() -> tuple[np.ndarray, np.ndarray]:
 
 def _fast(data: bytes) -> Scanned | None:
     """None if the bytes are malformed or of a rare form: the plain reader knows more."""
-    from dse.trace import parse
+    from dse.trace import hashing, parse
 
     buf = np.frombuffer(data, np.uint8)
     bounds, status = parse.frames(buf)
@@ -71,8 +71,8 @@ def _fast(data: bytes) -> Scanned | None:
         return None
     table = dict(zip(parse.INT_COLUMNS, ints, strict=True)) | dict(zip(parse.REAL_COLUMNS, reals, strict=True))
     found = dict(zip(parse.TEXT_COLUMNS, zip(*texts, strict=True), strict=True))
-    table["data_ptr"], table["data"] = parse.resolve(stamps[0], pointers[0], data_ids)
-    table["ctrl_ptr"], table["ctrl"] = parse.resolve(stamps[0], pointers[1], ctrl_ids)
+    table["data_ptr"], table["data"] = hashing.resolve(stamps[0], pointers[0], data_ids)
+    table["ctrl_ptr"], table["ctrl"] = hashing.resolve(stamps[0], pointers[1], ctrl_ids)
     table["dangling"] = len(data_ids) + len(ctrl_ids) - len(table["data"]) - len(table["ctrl"])
     trace = _trace(data, buf, head, stamps, table, found)
     return Scanned(trace, _groups(data, bounds, ints[0]))
@@ -113,16 +113,18 @@ def _trace(data: bytes, buf: np.ndarray, head: Metadata, stamps: np.ndarray, tab
 
 def _codes(data: bytes, buf: np.ndarray, found: tuple, absent: tuple[str, ...] = ()) -> tuple[np.ndarray, tuple]:
     """Codes and their table; values that differ in bytes and not in meaning (5 and "5") become one."""
-    from dse.trace import parse
+    from dse.trace import hashing
 
     kinds, bits, stops = (np.ascontiguousarray(item) for item in found)
-    codes, first = parse.codes(buf, kinds, bits, stops)
-    spans = zip(kinds[first].tolist(), bits[first].tolist(), stops[first].tolist(), strict=True)
-    values = [_value(data, kind, start, stop) for kind, start, stop in spans]
+    codes, first = hashing.codes(buf, kinds, bits, stops)
+    starts, ends = bits[first].tolist(), stops[first].tolist()
+    if (kinds[first] == 29).all():  # all at once; a text that holds the separator spoils it
+        values: list[Any] = b"\0".join(map(data.__getitem__, map(slice, starts, ends))).decode("utf-8").split("\0")
+        if len(values) == len(first) and not set(absent).intersection(values):
+            return codes, tuple(values)
+    values = [_value(data, *span) for span in zip(kinds[first].tolist(), starts, ends, strict=True)]
     table: dict[Any, int] = {}
     final = [-1 if value in absent or value == () else table.setdefault(value, len(table)) for value in values]
-    if len(table) == len(values):  # nothing merged or dropped
-        return codes, tuple(table)
     return np.array([*final, -1], np.int32)[codes], tuple(table)
 
 

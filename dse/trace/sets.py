@@ -110,7 +110,7 @@ def load(where: Where, groups: Any = None) -> TraceSet:
     return TraceSet(tuple(item.trace for item in scanned), of, {**carried, **given}, prefix or str(paths[0]))
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def _attributes(trace: Trace, row: int) -> list[Attribute]:
@@ -180,8 +180,8 @@ def _peers(trace: Trace, row: int, rank: int, ranks: int) -> list[Attribute]:
 def save(traces: TraceSet, prefix: Path | str, *, gzip: bool = False, numbered: bool = False) -> list[Path]:
     """Write ``PREFIX.<rank>.et`` for every rank and, if there are groups, ``PREFIX.json``.
 
-    Relative peers become ranks. A label that several groups carry becomes one label a group, ``label.row``. Only what the
-    columns hold is written: texts of inputs and outputs are not.
+    Relative peers become ranks. A label that several groups carry becomes one label a group, ``label.row``. Only what
+    the columns hold is written: texts of inputs and outputs are not.
 
     Args:
         gzip: compress, as ``PREFIX.<rank>.et.gz``.
@@ -213,13 +213,23 @@ def save(traces: TraceSet, prefix: Path | str, *, gzip: bool = False, numbered: 
                 label = trace.labels[trace.group[row]]
                 if label in rows_of and rows_of[label][rank] < 0:
                     raise _refuse(f"rank {rank}, node {trace.ids[row]}", f"is in no group {label!r}"[:100])
-                kept.append(Attribute("pg_name", "string", names[label, int(rows_of[label][rank])] if label in rows_of else label))
+                kept.append(
+                    Attribute(
+                        "pg_name", "string", names[label, int(rows_of[label][rank])] if label in rows_of else label
+                    )
+                )
             nodes[row].attrs = kept
         out.append(files.write(f"{prefix}.{rank}.et{'.gz' if gzip else ''}", head[index], nodes))
     if traces.groups:
-        table = {names[label, row]: ranks.tolist() for label, rows in traces.groups.items() for row, ranks in enumerate(rows)}
+        table = {
+            names[label, row]: ranks.tolist() for label, rows in traces.groups.items() for row, ranks in enumerate(rows)
+        }
         text = json.dumps(table, separators=(", ", ": "))
-        out.append(write_atomically(Path(f"{prefix}.json"), lambda path: path.write_text(text + "\n", encoding="utf-8") and None))
+        out.append(
+            write_atomically(
+                Path(f"{prefix}.json"), lambda path: path.write_text(text + "\n", encoding="utf-8") and None
+            )
+        )
     return out
 
 

@@ -1,8 +1,8 @@
 """The bytes of ``et.proto``'s messages: a codec without dependences, byte for byte what the official library writes.
 
-Encoding is canonical: fields by number, zero values left out, lists of numbers packed. Decoding takes what any writer may
-send: fields in any order, lists packed or not, messages in several parts, unknown fields (skipped), 64-bit values in 32-bit
-fields (cut, as Protocol Buffers does).
+Encoding is canonical: fields by number, zero values left out, lists of numbers packed. Decoding takes what any writer
+may send: fields in any order, lists packed or not, messages in several parts, unknown fields (skipped), 64-bit values
+in 32-bit fields (cut, as Protocol Buffers does).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class WireError(ValueError):
     """Bytes that are not a message of the schema; who reads the file says which message of which file."""
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------------------------
 
 
 def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -147,20 +147,21 @@ KINDS = tuple(kind for scalar in SCALARS for kind in (scalar, f"{scalar}_list"))
 FIRST_VALUE = 3  # field number of the first kind
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _skip_group(data: bytes, at: int, end: int) -> int:
-    depth = 1
-    while depth:
+def _skip_group(data: bytes, at: int, end: int, number: int) -> int:
+    open_groups = [number]
+    while open_groups:
         tag, at = varint(data, at, end)
         wire = tag & 7
         if wire == GROUP:
-            depth += 1
-            if depth > GROUP_DEPTH:
+            open_groups.append(tag >> 3)
+            if len(open_groups) > GROUP_DEPTH:
                 raise WireError(f"groups more than {GROUP_DEPTH} deep")
         elif wire == END_GROUP:
-            depth -= 1
+            if tag >> 3 != open_groups.pop():
+                raise WireError("a group that ends as another")
         else:
             _, at = _payload(data, at, end, wire)
     return at
@@ -193,14 +194,14 @@ def fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
         if number == 0 or tag > U32:
             raise WireError(f"field number {number}, which there is not")
         if wire == GROUP:
-            at = _skip_group(data, at, end)
+            at = _skip_group(data, at, end, number)
             continue
         value, at = _payload(data, at, end, wire)
         yield number, wire, value
 
 
 def _numbers(scalar: Scalar, wire: int, value: Any) -> list[Any]:
-    """Values of a repeated field from one occurrence: a single one, or many packed; none if the wire type is foreign."""
+    """Values of a repeated field from one occurrence, single or packed; none if the wire type is foreign."""
     if wire == scalar.wire:
         return [scalar.get(value)]
     if wire != BYTES:
@@ -263,9 +264,14 @@ def metadata(data: bytes) -> Metadata:
     out = Metadata()
     for number, wire, value in fields(data):
         if number == 1 and wire == VARINT:
-            raise WireError("a node where the file's metadata should be")
+            raise WireError(
+                "a node where the file's metadata should be: perhaps of schema 0.0.1, which is another format"
+            )
         if wire == BYTES and number == 1:
-            out.version = text(value)
+            try:
+                out.version = text(value)
+            except WireError:  # before there was a version, its place was taken by the attributes
+                out.attrs.append(attribute(value))
         elif wire == BYTES and number == 2:
             out.attrs.append(attribute(value))
     return out
@@ -305,7 +311,7 @@ def node(data: bytes) -> Node:
     return out
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def _put(number: int, wire: int, payload: bytes) -> bytes:

@@ -43,6 +43,7 @@ class Item:
     flops: float = 0.0
     bytes: float = 0.0
     caller: int = -1
+    call: HostOp | None = None  # the c10d operator that asked for this communication
     data: set[int] = field(default_factory=set)
     ctrl: set[int] = field(default_factory=set)
 
@@ -160,6 +161,7 @@ class _Work:
                 callers = self.callers(self.items[place].caller)
                 record = next((op for op in callers if op.name == comm.RECORD), None) or self._record_of(callers)
                 self.items[place].comm = comm.of_kernel(event, callers, record, self.groups)
+                self.items[place].call = next((op for op in callers if op.name.startswith("c10d::")), None)
                 found = True
         if found:
             return
@@ -173,6 +175,7 @@ class _Work:
             record = self._record_of([item.op])
             label = comm.of_record(record).get("Process Group Name", only) if record else labels.get(item.op.rf, only)
             self.items[runs].comm = comm.of_call(item.op, self.groups, label)
+            self.items[runs].call = item.op
             if self.items[runs].comm.blocks and runs != place:
                 self.blocking[place] = runs
 
@@ -305,8 +308,10 @@ class _Work:
             if not mine:
                 item.data |= {k for k in sources if not self.items[k].device} - {place}
             results = item.op.outputs.tensors()
-            if item.comm is not None:
-                results = results + item.op.inputs.tensors()
+            for done in (item, *(self.items[k] for k in mine)):
+                if done.comm is not None:  # works in place, or into what its caller was given
+                    asked = (item.op, done.call) if done.call else (item.op,)
+                    results += [t for op in asked for part in (op.inputs, op.outputs) for t in part.tensors()]
             host_side = [tensor for tensor in results if tensor.device.startswith("cpu")]
             writers.write([tensor for tensor in results if not tensor.device.startswith("cpu")], mine)
             writers.write(host_side, mine or [place])

@@ -12,8 +12,8 @@ gradient and of the weight gradient. The loop that the simulator ran over them b
 
 Where this differs from the converter that is shipped with Chakra: times are cycles of 1 ns and not microseconds (which
 makes compute 1000 times longer), rounded in ``duration_micros`` and exact in ``dse.seconds``; ``involved_dim`` is kept;
-a layer without a collective has none (not one of 0 bytes); transformers and customized workloads are converted too, with
-the groups of their model-parallel ranks. The time of weight updates is left out there and, unless asked for, here.
+a layer without a collective has none (not one of 0 bytes); transformers and customized workloads are converted too,
+with the groups of their model-parallel ranks. The time of weight updates is left out there and, unless asked for, here.
 """
 
 from __future__ import annotations

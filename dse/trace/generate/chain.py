@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Union
+from typing import NamedTuple, TypeAlias
 
 from dse.trace.generate.parts import Comm, Part, Work
 from dse.trace.schema import Kind
@@ -25,12 +26,14 @@ class Outside(IntEnum):
 class Piece:
     """A node in the making; ``expected`` is its time in seconds where nothing contends.
 
-    ``peer`` is the offset to the other rank in steps of pipeline stages, ``tag`` that of micro-batch 0.
+    ``lag`` is the wait before it for what ran beside the spine. ``peer`` is the offset to the other rank in steps of
+    pipeline stages, ``tag`` that of micro-batch 0.
     """
 
     name: str
     kind: Kind
     expected: float = 0.0
+    lag: float = 0.0
     flops: float = 0.0
     bytes: float = 0.0
     comm: Comm | None = None
@@ -43,7 +46,15 @@ class Piece:
     ctrl: list[Dependence] = field(default_factory=list)
 
 
-Dependence = Union[Piece, Outside]
+Dependence: TypeAlias = Piece | Outside
+
+
+class Cut(NamedTuple):
+    """A moment on a spine: what is done by then, what comes next (None: nothing yet), and the seconds from it on."""
+
+    done: list[Dependence]
+    before: Piece | None
+    window: float
 
 
 class Chain:
@@ -53,6 +64,7 @@ class Chain:
         pieces: all nodes in the order of their ids.
         spine: those that run one after the other.
         wait: what the next node on the spine waits for, by order; flow: what it computes from.
+        lag: seconds that it waits for what runs beside the spine; debt: seconds of that too many so far.
         mark: where :meth:`mark_at` put its mark.
     """
 
@@ -62,16 +74,18 @@ class Chain:
         self.wait: list[Dependence] = list(wait)
         self.flow: list[Dependence] = list(flow)
         self.mark: list[Dependence] = []
+        self.lag = self.debt = 0.0
 
     @property
     def length(self) -> float:
-        """Seconds of the spine."""
-        return sum(piece.expected for piece in self.spine)
+        """Seconds of the spine, and of what sticks out beside it."""
+        return sum(piece.expected + piece.lag for piece in self.spine) + self.lag
 
     def add(self, piece: Piece, *, data: Sequence[Dependence] | None = None, passes_on: bool = True) -> Piece:
         """Put a node at the end of the spine. ``passes_on``: what follows computes from its result."""
         piece.data = list(self.flow if data is None else data)
         piece.ctrl = [one for one in self.wait if one not in piece.data]
+        piece.lag, self.lag = self.lag, 0.0
         self.pieces.append(piece)
         self.spine.append(piece)
         self.wait = [piece]
@@ -79,7 +93,7 @@ class Chain:
             self.flow = [piece]
         return piece
 
-    def float(self, piece: Piece) -> Piece:
+    def free(self, piece: Piece) -> Piece:
         """Put a node beside the spine; its dependences are its own."""
         self.pieces.append(piece)
         return piece
@@ -92,16 +106,14 @@ class Chain:
         for step in part.steps:
             name = f"{where}.{step.name}" if step.name else where
             if isinstance(step, Comm):
-                source = list(self.flow)
                 self.add(collective(name, step))
                 continue
             if step.core and core < 0:
                 core = len(self.spine)
             if not step.grad:
                 source = list(self.flow)
-            self.add(
-                Piece(name, Kind.COMP, step.seconds, step.flops, step.bytes), data=source, passes_on=not step.grad
-            )
+            piece = Piece(name, Kind.COMP, step.seconds, flops=step.flops, bytes=step.bytes)
+            self.add(piece, data=source, passes_on=not step.grad)
             cores -= step.core
             if part.ring and step.core and cores == 0:
                 self.beside(core, [collective(f"{where}.{comm.name}", comm) for comm in part.ring], part.behind)
@@ -117,23 +129,36 @@ class Chain:
     def beside(self, start: int, pieces: list[Piece], window: float, *, flows: bool = True) -> None:
         """Run nodes, one after the other, beside the last ``window`` seconds of the spine from ``start`` on.
 
-        What comes next on the spine waits for them. ``flows``: it also computes from their results.
+        What comes next on the spine waits for them. ``flows``: it also computes from their results. Where no
+        computation can be cut, more or less of them than wanted sticks out at the end; the next ones make up for it.
         """
         if not pieces:
             return
-        at, before = self._cut(start, window)
-        self._insert(pieces, before, at)
+        total = sum(piece.expected for piece in pieces)
+        covered = self.lag + sum(piece.expected + piece.lag for piece in self.spine[start:])
+        wanted = max(total - min(window, covered), 0.0)
+        aim = max(wanted - self.debt, 0.0)
+        room = total - aim if aim else max(total, min(window, covered))
+        cut = self._cut(start, room, room)
+        exposed = max(total - cut.window, 0.0)
+        self.debt += exposed - wanted
+        self.lag += exposed
+        where = len(self.pieces) if cut.before is None else self.pieces.index(cut.before)
+        needs = cut.done
+        for piece in pieces:
+            piece.data, needs = needs, [piece]
+        self.pieces[where:where] = pieces
         self.wait = [*self.wait, pieces[-1]]
         if flows:
             self.flow = [*self.flow, pieces[-1]]
 
     def mark_at(self, window: float) -> None:
         """Remember what is done when the last ``window`` seconds of the spine begin."""
-        self.mark, _ = self._cut(0, window)
+        self.mark = self._cut(0, window).done
 
     def join_at(self, elapsed: float, dependence: Outside, idle: Piece | None) -> None:
         """Let the spine wait for something once ``elapsed`` seconds of it are over, and then idle."""
-        _, before = self._cut(0, self.length - elapsed)
+        before = self._cut(0, self.length - elapsed).before
         if before is None:
             self.wait = [*self.wait, dependence]
             if idle is not None:
@@ -147,45 +172,44 @@ class Chain:
         self.pieces.insert(self.pieces.index(before), idle)
         self.spine.insert(self.spine.index(before), idle)
 
-    def _insert(self, pieces: list[Piece], before: Piece | None, needs: list[Dependence]) -> None:
-        where = len(self.pieces) if before is None else self.pieces.index(before)
-        for piece in pieces:
-            piece.data = needs
-            needs = [piece]
-        self.pieces[where:where] = pieces
+    def _cut(self, start: int, window: float, most: float = math.inf) -> Cut:
+        """Where the last ``window`` seconds of the spine from ``start`` on begin.
 
-    def _cut(self, start: int, window: float) -> tuple[list[Dependence], Piece | None]:
-        """Where the last ``window`` seconds of the spine from ``start`` on begin: what is done by then, and what is next.
-
-        A computation that goes on at that moment becomes two nodes; next to a communication it is the nearer end.
+        A computation that goes on at that moment becomes two nodes; of a communication or a wait it is the nearer end,
+        where more than ``most`` seconds count as no more.
         """
-        left = window
-        for index in range(len(self.spine) - 1, start - 1, -1):
+        passed, lag, following = 0.0, self.lag, None
+        for index in range(len(self.spine) - 1, start - 2, -1):
+            least = 1e-9 * (passed + lag)
+            wait = self.wait if following is None else _needs(following)
+            if window <= passed + least:
+                return Cut(list(wait), following, passed)
+            passed += lag
+            if window < passed - least and 2 * window < 2 * passed - lag:
+                return Cut(list(wait), following, passed - lag)
+            if window <= passed + least or index < start:
+                return Cut([self.spine[index]] if lag and index >= 0 else list(wait), following, passed)
             piece = self.spine[index]
-            if left <= 1e-9 * piece.expected:
-                return self._after(index)
+            left = window - passed
             if left < piece.expected * (1 - 1e-9):
                 if piece.kind == Kind.COMP:
-                    return self._split(index, 1.0 - left / piece.expected)
-                return self._after(index) if left < piece.expected / 2 else self._after(index - 1)
-            left -= piece.expected
-        return self._after(start - 1)
+                    return self._split(index, 1.0 - left / piece.expected, window)
+                if left < min(passed + piece.expected, most) - window:
+                    return Cut([piece] if lag else list(wait), following, passed)
+            passed, lag, following = passed + piece.expected, piece.lag, piece
+        raise AssertionError("the loop ends where the segment does")
 
-    def _after(self, index: int) -> tuple[list[Dependence], Piece | None]:
-        if index + 1 == len(self.spine):
-            return list(self.wait), None
-        following = self.spine[index + 1]
-        return _needs(following), following
-
-    def _split(self, index: int, share: float) -> tuple[list[Dependence], Piece]:
+    def _split(self, index: int, share: float, window: float) -> Cut:
         rest = self.spine[index]
-        first = Piece(f"{rest.name}.begin", Kind.COMP, share * rest.expected, share * rest.flops, share * rest.bytes)
+        parts = {name: share * getattr(rest, name) for name in ("expected", "flops", "bytes")}
+        first = Piece(f"{rest.name}.begin", Kind.COMP, lag=rest.lag, **parts)
         first.data, first.ctrl = rest.data, rest.ctrl
-        rest.expected, rest.flops, rest.bytes = ((1 - share) * v for v in (rest.expected, rest.flops, rest.bytes))
-        rest.data, rest.ctrl = [first], []
+        for name, value in parts.items():
+            setattr(rest, name, getattr(rest, name) - value)
+        rest.lag, rest.data, rest.ctrl = 0.0, [first], []
         self.spine.insert(index, first)
         self.pieces.insert(self.pieces.index(rest), first)
-        return [first], rest
+        return Cut([first], rest, window)
 
 
 def _needs(piece: Piece) -> list[Dependence]:

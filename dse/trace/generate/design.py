@@ -95,9 +95,9 @@ class Design:
             names = ["input_grad", "weight_grad", "recompute", "host_backward", "tp_comm_backward"]
         return self.share * self.stretch * sum(float(terms[name]) for name in names)
 
-    def interference(self, comms: list[Comm], window: float) -> float:
-        """Seconds by which collectives slow the compute they hide behind."""
-        return float(self.stack.interference) * min(sum(comm.seconds for comm in comms), window)
+    def interference(self, seconds: float, window: float) -> float:
+        """Seconds by which so much communication slows the compute it hides behind."""
+        return float(self.stack.interference) * min(seconds, window)
 
     # -- layers ------------------------------------------------------------------------------------------------
 
@@ -119,15 +119,15 @@ class Design:
     def dealt(self) -> Ints:
         """First layer of every slice of the model, and one past the last: shape [virtual · pp + 1].
 
-        Slice c · pp + s is virtual stage c of stage s. Where layers are left over, stages in the middle take them, as
-        the cost model has it, all virtual stages of one before those of the next; then the end with less besides.
+        Slice c · pp + s is virtual stage c of stage s. Where layers are left over, every stage takes one before any
+        takes two: those in the middle first, as the cost model has it, then the end with less besides.
         """
         slices = self.pp * self.virtual
         few, more = divmod(len(self.layers), slices)
         ends = {place: sum(float(t) for t in self.of["pass_terms"][place].values()) for place in ("first", "last")}
         outer = [0, self.pp - 1] if ends["first"] <= ends["last"] else [self.pp - 1, 0]
         preferred = [*range(1, self.pp - 1), *outer]
-        takers = [chunk * self.pp + stage for stage in preferred for chunk in range(self.virtual)][:more]
+        takers = [chunk * self.pp + stage for chunk in range(self.virtual) for stage in preferred][:more]
         counts = np.full(slices, few, np.int64)
         counts[takers] += 1
         return np.concatenate([[0], np.cumsum(counts)])

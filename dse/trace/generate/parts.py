@@ -6,7 +6,7 @@ Operators, their times and their collectives are the cost model's; what hides be
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,8 +100,11 @@ def again(design: Design, block: Block) -> Part:
     return Part(tuple(work for op in block.ops if op.core for work in _work(design, block, op, "forward")))
 
 
-def merged(parts: Iterable[Part], *, collectives: bool) -> Part:
-    """Several parts as one: a single piece of work; ``collectives``: also those of a kind and group become one."""
+def merged(design: Design, parts: Iterable[Part], *, collectives: bool) -> Part:
+    """Several parts as one with a single piece of work; ``collectives``: also those of a kind and group become one.
+
+    What a merged collective no longer takes to start is added to the wait for the host.
+    """
     early: list[Comm] = []
     late: list[Comm] = []
     aside: list[Comm] = []
@@ -116,22 +119,29 @@ def merged(parts: Iterable[Part], *, collectives: bool) -> Part:
             else:
                 (late if begun else early).append(step)
         aside += [*part.aside, *part.ring]
-        hidden += part.hidden + min(part.behind, sum(comm.seconds for comm in part.ring))
+        hidden += part.hidden + min(part.behind, seconds(part.ring))
         host += part.host
     sums = {name: sum(getattr(work, name) for work in works) for name in ("seconds", "flops", "bytes")}
     one = [Work("", **sums, grad=bool(works) and all(work.grad for work in works))] if works else []
     if collectives:
-        early, late, aside = [], _by_kind([*early, *late]), _by_kind(aside)
-    return Part((*early, *one, *late), tuple(aside), hidden, host=host)
+        alone, exposed = seconds([*early, *late]), seconds(aside) - hidden
+        early, late, aside = [], _by_kind(design, [*early, *late]), _by_kind(design, aside)
+        hidden = seconds(aside) - exposed
+        host += alone - seconds(late) + max(-hidden, 0.0)
+    # Communication first, so that what is hidden is so behind work that can be cut anywhere.
+    return Part((*early, *late, *one), tuple(aside), max(hidden, 0.0), host=host)
 
 
-def _by_kind(comms: list[Comm]) -> list[Comm]:
-    found: dict[tuple[str, str], Comm] = {}
+def seconds(comms: Iterable[Comm]) -> float:
+    """Of collectives one after the other, each alone."""
+    return sum(comm.seconds for comm in comms)
+
+
+def _by_kind(design: Design, comms: list[Comm]) -> list[Comm]:
+    sizes: dict[tuple[str, str], float] = {}
     for comm in comms:
-        key = (comm.kind, comm.group)
-        known = found.get(key, Comm(f"{comm.group}.{comm.kind}", *key, 0.0, 0.0))
-        found[key] = replace(known, size=known.size + comm.size, seconds=known.seconds + comm.seconds)
-    return list(found.values())
+        sizes[comm.kind, comm.group] = sizes.get((comm.kind, comm.group), 0.0) + comm.size
+    return [one for (kind, group), size in sizes.items() for one in design.comms(f"{group}.{kind}", kind, group, size)]
 
 
 def _work(design: Design, block: Block, op: Op, phase: Phase) -> list[Work]:
@@ -191,8 +201,7 @@ def _beside(design: Design, block: Block, phase: Phase, steps: list[Work | Comm]
     phases = ("forward",) if phase == "forward" else ("input_grad", "weight_grad")
     work = sum(float(times.get(f"{block.name}.{op.name}.{p}", 0.0)) for op in ops for p in phases)
     work *= float(design.strategy.overlap_efficiency)
-    hidden = min(work, float(design.stack.overlap_tp) * sum(comm.seconds for comm in tp))
-    left = float(design.stack.overlap) * max(work - hidden, 0.0)
-    hidden += min(left, sum(comm.seconds for comm in ep))
+    hidden = min(work, float(design.stack.overlap_tp) * seconds(tp))
+    hidden += min(float(design.stack.overlap) * max(work - hidden, 0.0), seconds(ep))
     behind = sum(float(times.get(f"{block.name}.{op.name}.{phase}", 0.0)) for op in ops if op.core)
     return Part(tuple(steps), (*tp, *ep), hidden, ring, behind if ring else 0.0, float(np.maximum(host, 0.0)))

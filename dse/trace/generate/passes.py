@@ -1,11 +1,11 @@
-"""One pass of one micro-batch through one virtual stage, as a chain of nodes: the template of all passes of its kind."""
+"""One pass of one micro-batch through one virtual stage as a chain of nodes: the template of all its kind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
+from dse.cost.placement import tier_table
 from dse.explore.timeline import BACKWARD, FORWARD, WEIGHT
 from dse.spec.workload.op import Block
 from dse.trace.generate import parts
@@ -35,7 +35,7 @@ class Passes:
 
     def __init__(self, design: Design, detail: str) -> None:
         self.design, self.detail = design, detail
-        self.part = cache(self._part)
+        self._made: dict[tuple[int, int, bool], Part] = {}
 
     def chain(self, place: Place, *, final: bool = False) -> Chain:
         """The nodes of a pass. ``final``: the last of the step, after which no parameters need be gathered."""
@@ -47,46 +47,63 @@ class Passes:
         if self.detail == "pass":
             self._whole(chain, place, instances, final)
         else:
-            for index, (name, block) in enumerate(instances):
-                last = final and not any(b.place == "body" for _, b in instances[index + 1 :])
-                self._instance(chain, place, name, block, last)
+            units = _units(instances)
+            for unit in units:
+                self._unit(chain, place, unit, last=final and unit is units[-1])
         if design.zero == 2 and place.kind == (WEIGHT if design.split else BACKWARD):
             self._hide(chain, 0, self.reductions(place.stage), self._pass_window("backward"), "gradients.host")
+        if not chain.spine:  # adapters alone, say, have no weight gradients worth a node
+            chain.add(Piece(place.phase, Kind.COMP))
         self._sent(chain, place)
         return chain
 
     # -- what a pass consists of -------------------------------------------------------------------------------
 
-    def _part(self, block: Block, kind: int, repeat: bool) -> Part:
-        """A block's part of a pass, in the detail asked for."""
-        make = parts.again if repeat else (parts.forward, parts.backward, parts.weight_grad)[kind]
-        part = make(self.design, block)
-        return part if self.detail == "operator" else parts.merged([part], collectives=False)
+    def part(self, block: Block, kind: int, *, repeat: bool = False) -> Part:
+        """A block's part of a pass, or what is recomputed before it, in the detail asked for."""
+        key = (id(block), kind, repeat)
+        if key not in self._made:
+            make = parts.again if repeat else (parts.forward, parts.backward, parts.weight_grad)[kind]
+            part = make(self.design, block)
+            self._made[key] = (
+                part if self.detail == "operator" else parts.merged(self.design, [part], collectives=False)
+            )
+        return self._made[key]
 
-    def _instance(self, chain: Chain, place: Place, name: str, block: Block, last: bool) -> None:
-        """One block instance, with its offloaded tensors and, under ZeRO-3, its parameters and gradients."""
+    @staticmethod
+    def _recompute(chain: Chain, part: Part, where: str) -> None:
+        """Run a part again before the gradients that came are used."""
+        if part.steps:
+            came = list(chain.flow)
+            chain.wait, chain.flow = [*chain.wait, *came], []
+            chain.emit(part, where)
+            chain.flow = [*came, *chain.flow]
+
+    def _unit(self, chain: Chain, place: Place, unit: list[tuple[str, Block]], *, last: bool) -> None:
+        """A layer (and the embedding or head beside it), with offloaded tensors, and sharded ones under ZeRO-3."""
         start = len(chain.spine)
-        self._load(chain, place, [(name, block)], name)
-        if place.kind == BACKWARD:
-            chain.emit(self.part(block, FORWARD, True), f"{name}.recompute")
-        chain.emit(self.part(block, place.kind, False), f"{name}.{place.phase}")
-        if self.design.zero == 3 and block.place == "body":
-            self._sharded(chain, start, place, name, self._window(block, place), 1, last)
-        self._store(chain, place, [(name, block)], name)
+        for name, block in unit:
+            self._load(chain, place, [(name, block)], name)
+            if place.kind == BACKWARD:
+                self._recompute(chain, self.part(block, FORWARD, repeat=True), f"{name}.recompute")
+            chain.emit(self.part(block, place.kind), f"{name}.{place.phase}")
+            self._store(chain, place, [(name, block)], name)
+        if self.design.zero == 3:
+            layer = next(name for name, block in unit if block.place == "body")
+            self._sharded(chain, start, place, layer, self._window(unit, place), 1, last)
 
     def _whole(self, chain: Chain, place: Place, instances: list[tuple[str, Block]], final: bool) -> None:
         """A whole pass as one piece of work, and one collective of each kind and group."""
         where = f"chunk{place.chunk}" if self.design.virtual > 1 else "pass"
         self._load(chain, place, instances, where)
         if place.kind == BACKWARD:
-            repeated = [self.part(block, FORWARD, True) for _, block in instances]
-            chain.emit(parts.merged(repeated, collectives=True), f"{where}.recompute")
-        found = [self.part(block, place.kind, False) for _, block in instances]
-        chain.emit(parts.merged(found, collectives=True), f"{where}.{place.phase}")
-        body = [block for _, block in instances if block.place == "body"]
+            repeated = [self.part(block, FORWARD, repeat=True) for _, block in instances]
+            self._recompute(chain, parts.merged(self.design, repeated, collectives=True), f"{where}.recompute")
+        found = [self.part(block, place.kind) for _, block in instances]
+        chain.emit(parts.merged(self.design, found, collectives=True), f"{where}.{place.phase}")
         if self.design.zero == 3:
-            window = sum(self._window(block, place) for block in body)
-            self._sharded(chain, 0, place, where, window, len(body), final)
+            layers = sum(block.place == "body" for _, block in instances)
+            self._sharded(chain, 0, place, where, self._window(instances, place), layers, final)
         self._store(chain, place, instances, where)
 
     # -- between stages ----------------------------------------------------------------------------------------
@@ -99,6 +116,11 @@ class Passes:
         size = boundary if sharded else boundary / design.tp
         whole = [] if sharded else design.comms("gather", "all_gather", "tp", boundary)
         return size, whole, float(design.of["links"].time("point_to_point", "pp", size)), float(design.stack.hop)
+
+    def hop_time(self) -> float:
+        """Seconds of a transfer between stages that nothing hides."""
+        _, gathers, sent, host = self._hop()
+        return sent + parts.seconds(gathers) + host
 
     def _ends(self, place: Place) -> tuple[int, int]:
         """Position of the slice of the model, counted in the direction of the pass, and of the last one."""
@@ -120,11 +142,11 @@ class Passes:
         tag = 2 * place.chunk * design.batches + (place.kind == BACKWARD)
         receive = Piece(f"{name}.receive", Kind.RECV, stream="pp", peer=peer, tag=tag, size=size)
         receive.ctrl = [Outside.BEFORE]
-        arrived = chain.float(receive)
+        arrived = chain.free(receive)
         for comm in gathers:
             gather = collective(f"{name}.gather", comm)
             if design.overlap_pp:
-                gather.data, arrived = [arrived], chain.float(gather)
+                gather.data, arrived = [arrived], chain.free(gather)
             else:
                 arrived = chain.add(gather, data=[arrived])
         chain.flow = [arrived, *(chain.flow if place.kind != FORWARD else [])]
@@ -153,22 +175,30 @@ class Passes:
         send = Piece(f"{name}.send", Kind.SEND, seconds, stream="pp", peer=peer, tag=tag, size=size)
         if design.overlap_pp:
             send.data = [one for one in dict.fromkeys([*chain.flow]) if isinstance(one, Piece)]
-            chain.float(send)
+            chain.free(send)
         else:
             chain.add(send, passes_on=False)
 
     # -- data parallelism --------------------------------------------------------------------------------------
 
-    def _window(self, block: Block, place: Place) -> float:
-        return self.design.window(self.design.of["layer_terms"][block.name], place.phase)
+    def _window(self, instances: list[tuple[str, Block]], place: Place) -> float:
+        terms = self.design.of["layer_terms"]
+        return sum(self.design.window(terms[block.name], place.phase) for _, block in instances)
 
     def _pass_window(self, side: str) -> float:
         return self.design.window(self.design.of["mean_stage_terms"], side)
 
-    def _hide(self, chain: Chain, start: int, comms: list[Comm], window: float, host: str) -> None:
-        """Communication of data parallelism beside the spine, and what it slows the compute there."""
-        chain.beside(start, [collective(comm.name, comm, "dp") for comm in comms], window, flows=False)
-        chain.idle(host, self.design.interference(comms, window))
+    def _hide(self, chain: Chain, start: int, comms: list[Comm], window: float, host: str, alone: float = 0.0) -> None:
+        """Communication of data parallelism beside the spine, and what it slows the compute there.
+
+        ``alone``: seconds of the collectives that these stand for; what does not fit behind the window is exposed.
+        """
+        taken = parts.seconds(comms)
+        exposed = max(alone - window, 0.0)
+        room = max(taken - exposed, 0.0) if alone else window
+        chain.beside(start, [collective(comm.name, comm, "dp") for comm in comms], room, flows=False)
+        slowed = self.design.interference(max(alone, taken), window)
+        chain.idle(host, slowed + max(exposed - taken, 0.0))
 
     def _sharded(
         self, chain: Chain, start: int, place: Place, name: str, window: float, layers: int, last: bool
@@ -176,10 +206,15 @@ class Passes:
         """ZeRO-3: while a layer runs, the parameters of the next are gathered and its own gradients are reduced."""
         if place.kind == WEIGHT:
             return
-        comms = [] if last and place.kind == BACKWARD else self.gathers(place.stage, layers, f"{name}.{place.phase}")
-        if place.kind == BACKWARD:
+        going_back = place.kind == BACKWARD
+        wanted = layers - 1 if last and going_back else layers
+        comms = self.gathers(place.stage, wanted, f"{name}.{place.phase}") if wanted else []
+        alone = wanted * parts.seconds(self.gathers(place.stage, 1))
+        if going_back:
             comms += self.reductions(place.stage, layers, f"{name}.")
-        self._hide(chain, start, comms, window, f"{name}.{place.phase}.dp_host")
+            alone += layers * parts.seconds(self.reductions(place.stage, 1))
+        merged = alone if layers > 1 else 0.0
+        self._hide(chain, start, comms, window, f"{name}.{place.phase}.dp_host", merged)
 
     def _stage_layers(self, stage: int) -> int:
         slices = (self.design.dealt[c * self.design.pp + stage :][:2] for c in range(self.design.virtual))
@@ -193,7 +228,8 @@ class Passes:
         if design.strategy.shard_group and kind != "all_reduce":
             return design.comms(name, kind, "shard", scale * sum(held.values()))
         dense = design.comms(name, kind, "grad", scale * held["dense"])
-        return [*dense, *design.comms(f"{name}.expert", kind, "expert_grad", scale * held["expert"])]
+        across = "expert_grad" if design.ep > 1 else "grad"
+        return [*dense, *design.comms(f"{name}.expert", kind, across, scale * held["expert"])]
 
     def gathers(self, stage: int, layers: int = 0, name: str = "parameters") -> list[Comm]:
         """All-gather of parameters (ZeRO-1 and 2: only those that were trained)."""
@@ -205,6 +241,20 @@ class Passes:
         width = self.design.widths["gradients"] * self.design.number("trainable_share")
         kind = "reduce_scatter" if self.design.zero else "all_reduce"
         return self._over_ranks(kind, f"{prefix}gradients.{kind}", stage, width, layers)
+
+    def copies(self, stage: int) -> list[Comm]:
+        """All-reduce of gradients over the copies of a shard, after the last micro-batch."""
+        design = self.design
+        if not (design.strategy.shard_group and design.zero):
+            return []
+        size = sum(design.stage_parameters(stage).values()) * design.widths["gradients"]
+        size *= design.number("trainable_share") / design.ranks["shard"]
+        pieces = self._stage_layers(stage) if design.zero == 3 else 1
+        return design.comms("gradients.copies", "all_reduce", "copies", size, pieces)
+
+    def at_end(self, stage: int) -> tuple[list[Comm], list[Comm]]:
+        """What is reduced once all micro-batches are done: gradients (without ZeRO-2 and 3), and copies of shards."""
+        return (self.reductions(stage) if self.design.zero < 2 else []), self.copies(stage)
 
     # -- offload -----------------------------------------------------------------------------------------------
 
@@ -224,16 +274,22 @@ class Passes:
                 found.append((what, tier, size))
         return found
 
+    def access(self, name: str, kind: Kind, size: float, tier: str) -> Piece:
+        """A load from or a store to a memory tier."""
+        memory = tier_table(self.design.of["cluster"])[tier]
+        seconds = size * memory.shared_by / float(memory.bandwidth)
+        return Piece(name, kind, seconds, bytes=size, stream="memory", tier=tier)
+
     def _load(self, chain: Chain, place: Place, instances: list[tuple[str, Block]], name: str) -> None:
         """Offloaded tensors that a pass needs: weights always, activations and gradients going backward."""
         if place.kind == WEIGHT:
             return
         names = ("weights",) if place.kind == FORWARD else ("weights", "activations", "gradients")
         for what, tier, size in self._moved(place, instances, names):
-            piece = Piece(f"{name}.{place.phase}.load_{what}", Kind.MEM_LOAD, bytes=size, stream="memory", tier=tier)
+            piece = self.access(f"{name}.{place.phase}.load_{what}", Kind.MEM_LOAD, size, tier)
             if self.design.strategy.overlap_offload:
                 piece.ctrl = [Outside.BEFORE]
-                chain.flow = [*chain.flow, chain.float(piece)]
+                chain.flow = [*chain.flow, chain.free(piece)]
             else:
                 before = list(chain.flow)
                 chain.add(piece, data=[])
@@ -244,9 +300,20 @@ class Passes:
         if place.kind == WEIGHT:
             return
         for what, tier, size in self._moved(place, instances, (("activations",), ("gradients",))[place.kind]):
-            piece = Piece(f"{name}.{place.phase}.store_{what}", Kind.MEM_STORE, bytes=size, stream="memory", tier=tier)
+            piece = self.access(f"{name}.{place.phase}.store_{what}", Kind.MEM_STORE, size, tier)
             if self.design.strategy.overlap_offload:
                 piece.data = [one for one in chain.wait if isinstance(one, Piece)]
-                chain.float(piece)
+                chain.free(piece)
             else:
                 chain.add(piece, passes_on=False)
+
+
+def _units(instances: list[tuple[str, Block]]) -> list[list[tuple[str, Block]]]:
+    """Each layer of the body with the embedding or head that stands beside it."""
+    units: list[list[tuple[str, Block]]] = []
+    for name, block in instances:
+        if units and (block.place != "body" or all(other.place != "body" for _, other in units[-1])):
+            units[-1].append((name, block))
+        else:
+            units.append([(name, block)])
+    return units
