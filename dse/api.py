@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dse.errors import SpecError
+from dse.errors import Fault, SpecError
 from dse.explore.best import Best, best
 from dse.explore.evaluate import bind_axes, load_specs
 from dse.explore.result import Result
@@ -12,8 +12,12 @@ from dse.space.axes import Axis, axis
 
 __all__ = ["Axis", "Best", "Result", "axis", "best", "estimate", "resume", "sweep", "workbench"]
 
+FIDELITIES = {"closed": "", "simulated": "analytical", "flows": "flows"}
 
-def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Any = ()) -> Result:
+
+def estimate(
+    model: Any, cluster: Any, strategy: Any, *, devices: int | None = None, replace: Any = (), fidelity: str = "closed",
+) -> Result:  # fmt: skip
     """Price one design.
 
     Args:
@@ -24,6 +28,9 @@ def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = N
         replace: quantities of your own in the place of the cost model's: functions of the same names (plain, or
             decorated with :func:`dse.quantity` to state equation and source), or a mapping of names to functions or
             values, such as ``{"operator_efficiency": 0.6}``.
+        fidelity: ``closed``: the closed form alone. ``simulated``: the design's trace is generated and executed too,
+            event by event; ``flows``: with every message on its links. The result's ``simulated`` then holds the step,
+            and how and why it differs from the closed form.
 
     Returns:
         A result without axes: ``.breakdown()``, ``.memory()``, ``.explain("step_time")``, ``.dataset``.
@@ -31,9 +38,14 @@ def estimate(model: Any, cluster: Any, strategy: Any, *, devices: int | None = N
     Raises:
         SpecError: with every fault of the inputs.
     """
+    if fidelity not in FIDELITIES:
+        raise SpecError([Fault("fidelity", repr(fidelity)[:40], f"must be one of {', '.join(FIDELITIES)}")])
     specs = load_specs(model, cluster, strategy, devices)
     given = devices is not None or specs["strategy"].dp is None  # type: ignore[attr-defined]
-    return Result(specs, [], devices_given=given, replace=replace)
+    result = Result(specs, [], devices_given=given, replace=replace)
+    if fidelity != "closed":
+        result.simulated = result.simulate(fidelity=FIDELITIES[fidelity])
+    return result
 
 
 def sweep(

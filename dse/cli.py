@@ -23,6 +23,8 @@ from dse.explore.sensitivity import cli as sensitivity_cli
 from dse.explore.stream import cli as stream_cli
 from dse.measure.cli import measure_app
 from dse.plain import plain
+from dse.simulate import cli as simulate_cli
+from dse.trace import cli as trace_cli
 
 HELP = """Design-space exploration for ML systems: which accelerator, memory, network and parallelization?
 
@@ -49,7 +51,7 @@ app = typer.Typer(
 catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(measure_app, name="measure")
-for part in (stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli, lab_cli):
+for part in (stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli, lab_cli, trace_cli, simulate_cli):
     part.attach(app)
 
 Model = Annotated[str, typer.Option("--model", help="Catalogue id, YAML file, or CSV of layers.")]
@@ -77,6 +79,9 @@ def estimate(
     ] = None,
     depth: Annotated[int, typer.Option(help="Levels of equations to show.", min=0)] = 99,
     out: Out = None,
+    fidelity: Annotated[
+        str, typer.Option(help="closed; simulated: also execute its trace; flows: with every message on its links.")
+    ] = "closed",
     trace: Annotated[
         Path | None, typer.Option(help="Write the step on every pipeline stage as a Chrome trace (Perfetto): .json")
     ] = None,
@@ -86,7 +91,7 @@ def estimate(
     import dse
     from dse.study.export import export
 
-    result = dse.estimate(model, cluster, strategy, devices=devices)
+    result = dse.estimate(model, cluster, strategy, devices=devices, fidelity=fidelity)
     summary = result.summary()
     if tokens is not None:
         summary["run"] = result.run(tokens)

@@ -28,17 +28,19 @@ Constants = Mapping[str, Mapping[str, Any]]
 # all-reduces use trees. Latencies between nodes are NCCL's (2.19, src/graph/tuning.cc, NET: ring Simple and LL), as the
 # measured groups have too few nodes to tell them from the start-up.
 INSIDE = {"algorithm": "ring"}
+SWITCHED = {**INSIDE, "in_network_pull": 1.0}
 ROOT = {"algorithm": "ring", "flat": True, "latency": 5.7e-6, "small_latency": 1e-6}
 BETWEEN = {"flat": True, "latency": 14e-6, "small_latency": 2.7e-6}
-FIXED: Constants = {"nvlink3": INSIDE, "nvlink4": INSIDE, "nvlink5": INSIDE, "pcie4": ROOT, "pcie5": ROOT,
+FIXED: Constants = {"nvlink3": INSIDE, "nvlink4": SWITCHED, "nvlink5": SWITCHED, "pcie4": ROOT, "pcie5": ROOT,
                     "xgmi": {}, "infiniband_staged": BETWEEN, "efa": BETWEEN}  # fmt: skip
 ALL = ("overhead", "latency", "efficiency", "ramp", "small_overhead", "small_latency", "small_efficiency", "own_copy",
        "pair_efficiency")  # fmt: skip
+IN_SWITCH = ("in_network_efficiency", "in_network_ramp")
 STARTUP = ("overhead", "latency", "small_overhead", "small_latency", "small_efficiency", "pair_efficiency")
 FREE = {
     "nvlink3": ALL,
-    "nvlink4": (*ALL, "in_network_efficiency"),
-    "nvlink5": (*ALL, "in_network_efficiency"),
+    "nvlink4": (*ALL, *IN_SWITCH),
+    "nvlink5": (*ALL, *IN_SWITCH),
     "pcie4": (*ALL, "contention"),
     "pcie5": ("overhead", "efficiency", "small_overhead", "small_efficiency"),
     "xgmi": ("efficiency",),
@@ -60,6 +62,7 @@ RANGES = {
     "own_copy": (0.4, 0.05, 1.0),
     "contention": (1.0, 0.01, 3.0),
     "in_network_efficiency": (0.7, 0.3, 1.0),
+    "in_network_ramp": (5e-6, 1e-8, 1e-4),
 }
 RATIO = (2.0, 1.0, 8.0)
 # Whose constants a fabric takes without measurements of its own.
@@ -135,7 +138,7 @@ def _fit(fabric: str, names: Sequence[str], cases: Sequence[Case], inner: Consta
     from scipy.optimize import least_squares
 
     if not any(case.reduces for case in cases):
-        names = [name for name in names if name != "in_network_efficiency"]
+        names = [name for name in names if name not in IN_SWITCH]
     predict, seconds = predictor(cases), np.array([case.seconds for case in cases])
 
     ratios = {name: other for name, other in RATIOS.items() if {name, other} <= set(names)}

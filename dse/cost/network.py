@@ -26,6 +26,7 @@ class Part(NamedTuple):
     load: Array  # bytes each device sends
     work: Array  # the same, and more where the reduction in the switch is slower than sending
     steps: Array  # latencies in a row
+    reduced: Array = False  # the switch adds
 
 
 class Protocol(NamedTuple):
@@ -86,21 +87,24 @@ class Links:
     def rates(self, kind: str, group: str) -> tuple[Protocol, ...]:
         """The protocols a collective in a group can use: that for large messages first."""
         if (kind, group) not in self._rates:
-            found = [self._protocol(kind, group, small=False)]
+            found = [self._protocol(kind, group)]
+            if self._reducing and kind in ("all_reduce", "broadcast"):  # a switch takes longer to start
+                found.append(self._protocol(kind, group, switched=False))
             if self._small:
-                found.append(self._protocol(kind, group, small=True))
+                found.append(self._protocol(kind, group, small=True, switched=False))
             self._rates[kind, group] = tuple(found)
         return self._rates[kind, group]
 
-    def _protocol(self, kind: str, group: str, *, small: bool) -> Protocol:
+    def _protocol(self, kind: str, group: str, *, small: bool = False, switched: bool = True) -> Protocol:
         busy: list[Array] = []
         fixed: Array = 0.0
         ramp: Array = 0.0
         shares = self.shares[group]
-        for index, (part, n) in enumerate(zip(self._per_dimension(kind, group, small=small), shares, strict=True)):
+        parts = self._per_dimension(kind, group, switched=switched)
+        for index, (part, n) in enumerate(zip(parts, shares, strict=True)):
             dimension, work = part.dimension, part.work
             if self._copies and index == 0 and kind in WITH_OWN_SHARE:
-                work = work + np.where(np.greater(n, 1), dimension.own_copy, 0.0) / math.prod(shares)
+                work = work + own_copy(part, n) / math.prod(shares)
             efficiency, latency, overhead, slope = _constants(dimension, small=small)
             busy.append(work / (self._bandwidth(dimension, n) * efficiency * dimension.loaded))
             if small and kind in PAIRWISE and dimension.pair_efficiency is not None:
@@ -109,7 +113,7 @@ class Links:
                 busy[-1] = np.fmax(busy[-1], message / pair)
             fixed = fixed + part.steps * latency + np.where(np.greater(part.load, 0), overhead, 0.0)
             if self._ramps:
-                ramp = ramp + 2.0 * np.sqrt(busy[-1] * slope)
+                ramp = ramp + 2.0 * np.sqrt(busy[-1] * ramp_of(part, slope))
         whole = self.chunks is None or len(busy) == 1 or kind == "point_to_point"
         longest, inner, everything = 0.0, 0.0, total(busy)
         for part in busy:
@@ -129,8 +133,8 @@ class Links:
             rate = rate * np.where(np.logical_and(partial, np.greater(reached, 0)), reached, 1.0)
         return rate
 
-    def _per_dimension(self, kind: str, group: str, *, small: bool = False) -> list[Part]:
-        """The part of each dimension in a collective, innermost first; no switch reduces small messages."""
+    def _per_dimension(self, kind: str, group: str, *, switched: bool = True) -> list[Part]:
+        """The part of each dimension in a collective, innermost first; ``switched``: switches may add."""
         shares = self.shares[group]
         if kind == "point_to_point":
             return self._hop(shares)
@@ -140,11 +144,11 @@ class Links:
         result, entering, inside = [], 1.0, 1.0
         for index, (dimension, n) in enumerate(zip(self.dimensions, shares, strict=True)):
             inside = inside * n
-            reduces = not small and dimension.in_network_reduction
+            reduces = switched and dimension.in_network_reduction
             if rings is not None:
                 reduces = np.logical_and(reduces, np.less_equal(rings[index], n))
-            load, work, steps = _dimension_cost(kind, dimension, n, reduces)
-            part = Part(dimension, load * entering, work * entering, steps)
+            load, work, steps, reduced = _dimension_cost(kind, dimension, n, reduces)
+            part = Part(dimension, load * entering, work * entering, steps, reduced)
             result.append(part if rings is None else _on_ring(kind, part, n, rings[index], inside))
             if kind != "broadcast":
                 entering = entering / n
@@ -202,8 +206,22 @@ class Links:
         return [size * part.load for part in self._per_dimension(kind, group)]
 
 
-def _dimension_cost(kind: str, dimension: Any, n: Array, reduces: Array) -> tuple[Array, Array, Array]:
-    """Load, work and steps of one dimension under its algorithm and topology; ``reduces``: its switch may add."""
+def own_copy(part: Part, n: Array) -> Array:
+    """Work of copying a device's own share of the buffer; where the switch adds, every share goes through it."""
+    return np.where(np.logical_and(np.greater(n, 1), np.logical_not(part.reduced)), part.dimension.own_copy, 0.0)
+
+
+def ramp_of(part: Part, slope: Array) -> Array:
+    """Ramp of a dimension: reductions in the switch may have their own."""
+    own = part.dimension.in_network_ramp
+    return slope if own is None else np.where(np.logical_and(part.reduced, np.isfinite(own)), own, slope)
+
+
+def _dimension_cost(kind: str, dimension: Any, n: Array, reduces: Array) -> tuple[Array, Array, Array, Array]:
+    """Load, work and steps of one dimension under its algorithm and topology, and whether its switch adds.
+
+    ``reduces``: it may add.
+    """
     table = REGISTRY[kind]
     loads, steps = {}, {}
     for topology in values_of(dimension.topology):
@@ -213,14 +231,16 @@ def _dimension_cost(kind: str, dimension: Any, n: Array, reduces: Array) -> tupl
         loads[topology] = line * select(dimension.algorithm, {a: cost[0] for a, cost in found.items()})
         steps[topology] = select(dimension.algorithm, {a: cost[1] for a, cost in found.items()})
     load, step = select(dimension.topology, loads), select(dimension.topology, steps)
-    work = load
+    work, chosen = load, False
     if "in_network" in table and np.any(reduces):
         fast_load, fast_step = table["in_network"](n)
+        if kind == "all_reduce":
+            fast_load = fast_load + np.where(np.greater(n, 1), dimension.in_network_pull, 0.0) / n
         slower = fast_load / dimension.in_network_efficiency
         chosen = np.logical_and(reduces, np.less_equal(slower, load))
         load, work = np.where(chosen, fast_load, load), np.where(chosen, slower, load)
         step = np.where(reduces, np.minimum(fast_step, step), step)
-    return load, work, step
+    return load, work, step, chosen
 
 
 def _on_ring(kind: str, part: Part, n: Array, ring: Array, inside: Array) -> Part:
@@ -233,7 +253,7 @@ def _on_ring(kind: str, part: Part, n: Array, ring: Array, inside: Array) -> Par
     covered = np.logical_and(np.greater(ring, 1), np.greater(n, 1))
     more = np.where(covered, share(ring) / np.where(covered, share(n), 1.0), 1.0)
     steps = part.steps if kind == "all_reduce" else np.where(covered, (n - 1.0) * ring / inside, part.steps)
-    return Part(part.dimension, part.load * more, part.work * more, steps)
+    return part._replace(load=part.load * more, work=part.work * more, steps=steps)
 
 
 def _constants(dimension: Any, *, small: bool) -> tuple[Array, Array, Array, Array]:

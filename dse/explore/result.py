@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from dse.accuracy.uncertainty import Interval
+    from dse.simulate.design import SimulatedStep
 
 Labelled = tuple[tuple[str, ...], np.ndarray]
 
@@ -43,8 +44,11 @@ class Result:
     """One design or a space of designs, priced.
 
     Quantities are computed when they are asked for. ``dataset`` holds the usual ones as an :class:`xarray.Dataset`
-    with one dimension an axis and the unit of each variable in its ``attrs``.
+    with one dimension an axis and the unit of each variable in its ``attrs``. ``simulated`` is the step as the
+    simulator executes it, where that was asked for.
     """
+
+    simulated: SimulatedStep | None = None
 
     def __init__(
         self, specs: Mapping[str, Spec], bound: Sequence[BoundAxis], *, devices_given: bool, replace: Any = ()
@@ -347,11 +351,17 @@ class Result:
 
         return export(self, path)
 
+    def simulate(self, **how: Any) -> SimulatedStep:
+        """Generate the trace of a single design and execute it (see :func:`dse.simulate.design.simulate_step`)."""
+        from dse.simulate.design import simulate_step
+
+        return simulate_step(self, **how)
+
     def summary(self) -> dict[str, Any]:
         """Plain numbers of a single design, as the CLI prints them with ``--json``."""
         from dse.explore.summary import summary
 
-        return summary(self)
+        return summary(self) | ({"simulated": self.simulated.summary()} if self.simulated is not None else {})
 
     def _repr_html_(self) -> str:
         from dse.view.tables import result_html
@@ -361,7 +371,7 @@ class Result:
     def __repr__(self) -> str:
         from dse.view.tables import result_text
 
-        return result_text(self)
+        return result_text(self) + (f"\n\n{self.simulated}" if self.simulated is not None else "")
 
     def execution(self) -> str:
         """Name of the timing model."""

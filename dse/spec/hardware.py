@@ -186,6 +186,9 @@ class NetworkDimension(Spec):
             point-to-point and all-to-all); None: as above.
         own_copy: time to copy a device's own share of a buffer, against that of sending it.
         in_network_efficiency: rate of reductions in the switch against ``efficiency``.
+        in_network_ramp: their ramp; None: as above.
+        in_network_pull: 1 where a device fetches its share of the sum from the switch and sends it to all (NVLink), so
+            that 1 + 1/n of the buffer leaves it; 0 where the switch sends the sum to all by itself (InfiniBand).
         contention: the rate of a device falls as (2 / ranks)^contention where links are shared, as under a PCIe root.
         flat: rings pass through the devices of all inner dimensions too, as NCCL's do, rather than work dimension
             by dimension; all-reduces of small messages use trees.
@@ -210,6 +213,8 @@ class NetworkDimension(Spec):
     contention: Multiple = 0.0
     in_network_reduction: Switch = False
     in_network_efficiency: PositiveFraction = 1.0
+    in_network_ramp: Seconds | None = None
+    in_network_pull: Fraction = 0.0
     flat: Switch = False
     algorithm: Algorithm = "auto"
     jitter: Fraction = 0.0

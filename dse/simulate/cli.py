@@ -1,0 +1,58 @@
+"""``dse simulate``: execute traces on a system."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dse.errors import Fault, SpecError
+from dse.plain import finite
+
+COMPAT = "astra-sim"
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(simulate)
+
+
+def simulate(
+    workload: Annotated[str, typer.Option("--workload", help="PREFIX of PREFIX.0.et, PREFIX.1.et, ...; or a folder.")],
+    system: Annotated[
+        str | None, typer.Option("--system", help="System settings (JSON of ASTRA-sim), or a dse cluster (id or YAML).")
+    ] = None,
+    network: Annotated[Path | None, typer.Option("--network", help="Network of a JSON system: YAML.")] = None,
+    memory: Annotated[Path | None, typer.Option("--memory", help="Remote memory of a JSON system: JSON.")] = None,
+    groups: Annotated[Path | None, typer.Option("--groups", help='Communicator groups: JSON {"id": [ranks]}.')] = None,
+    compat: Annotated[str | None, typer.Option(help="astra-sim: the public simulator's semantics, quirks and all.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="In compat mode unaware or aware; else analytical or flows (shared links).")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="Order of chunks over dimensions: ascending or themis.")] = "ascending",
+    fold: Annotated[bool, typer.Option(help="Simulate ranks that are alike once.")] = True,
+    perfetto: Annotated[Path | None, typer.Option(help="Write the timeline for Perfetto: .json")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write all events: .parquet or .csv")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Execute a trace on a system: time, computing, communication and what of it is exposed, for each rank."""
+    if compat is not None and compat != COMPAT:
+        raise SpecError([Fault("compat", repr(compat[:40]), f"must be {COMPAT}")])
+    if compat is not None:
+        found: Any = _compatible(workload, system, network, memory, groups, backend or "unaware")
+    else:
+        found = _physical(workload, system, network, memory, groups, backend or "analytical", schedule, fold=fold)
+    if perfetto is not None:
+        found.to_perfetto(perfetto)
+    if out is not None:
+        found.to_file(out)
+    typer.echo(json.dumps(finite(found.to_dict()), indent=2) if as_json else str(found))
+
+
+def _files(system: str | None, network: Path | None) -> tuple[Path, Path]:
+    if system is None or network is None:
+        lacking = "system" if system is None else "network"
+        raise SpecError([Fault(lacking, "", f"--{lacking} FILE is needed")])
+    return Path(system), network

@@ -1,0 +1,204 @@
+"""Messages: sends and receives that find each other, and the two network models.
+
+Unaware of congestion a message takes hops x latency + bytes / bandwidth of the first dimension in which its ends differ.
+Aware (one dimension) it crosses one directed link after another, whole, and each link carries one message at a time in the
+order of arrival.
+"""
+
+from __future__ import annotations
+
+from dse.simulate.compat.arrays import compiled
+
+from dse.simulate.compat import layout as L
+from dse.simulate.compat.events import give, push, take
+
+SMALL = 8192  # bytes of the message that asks, where sends wait for receives (rendezvous)
+ASKING = 1 << 50  # added to the tag of such a message
+
+
+@compiled
+def delay(w, src, dst, size):
+    """Time of a message in whole ns, without congestion."""
+    for d in range(len(w.sizes)):
+        n, stride = w.sizes[d, 1], w.sizes[d, 2]
+        a, b = (src // stride) % n, (dst // stride) % n
+        if a != b:
+            hops = 1
+            if w.sizes[d, 0] == 0:
+                hops = min(abs(a - b), n - abs(a - b))
+            elif w.sizes[d, 0] == 2:
+                hops = 2
+            return int(hops * w.rates[d, 1] + size / w.rates[d, 0])
+    return 0
+
+
+@compiled
+def _bucket(w, tag, src, dst, size, off):
+    h = (((tag * 1000003 + src) * 1000003 + dst) * 1000003 + size) * 31 + off
+    h ^= h >> 29
+    return h & (len(w.buckets) - 1)
+
+
+@compiled
+def _find(w, tag, src, dst, size, off, side):
+    """The oldest message of that description of which only ``side`` is there, taken out of the table; 0 if none."""
+    b = _bucket(w, tag, src, dst, size, off)
+    msgs = w.msgs
+    before, m = 0, w.buckets[b]
+    while m:
+        if (
+            msgs[m, L.TAG] == tag
+            and msgs[m, L.SRC] == src
+            and msgs[m, L.DST] == dst
+            and msgs[m, L.SIZE] == size
+            and msgs[m, L.OFF] == off
+            and msgs[m, L.SIDE] == side
+        ):
+            if before:
+                msgs[before, L.NEXT] = msgs[m, L.NEXT]
+            else:
+                w.buckets[b] = msgs[m, L.NEXT]
+            return m
+        before, m = m, msgs[m, L.NEXT]
+    return 0
+
+
+@compiled
+def _new(w, tag, src, dst, size, off, side):
+    msgs = w.msgs
+    m = take(msgs, w.clock, L.MSG0, L.NEXT)
+    msgs[m, L.TAG], msgs[m, L.SRC], msgs[m, L.DST], msgs[m, L.SIZE], msgs[m, L.OFF] = tag, src, dst, size, off
+    msgs[m, L.SIDE], msgs[m, L.ARRIVED], msgs[m, L.NEXT] = side, 0, 0
+    msgs[m, L.SEND_KIND] = msgs[m, L.RECV_KIND] = L.NOBODY
+    b = _bucket(w, tag, src, dst, size, off)
+    last = w.buckets[b]
+    if last == 0:
+        w.buckets[b] = m
+        return m
+    while msgs[last, L.NEXT]:
+        last = msgs[last, L.NEXT]
+    msgs[last, L.NEXT] = m
+    return m
+
+
+@compiled
+def _send(w, src, dst, tag, size, off, kind, arg):
+    m = _find(w, tag, src, dst, size, off, 2)
+    if m == 0:
+        m = _new(w, tag, src, dst, size, off, 1)
+    else:
+        w.msgs[m, L.SIDE] = 3
+    w.msgs[m, L.SEND_KIND], w.msgs[m, L.SEND_ARG] = kind, arg
+    now = w.clock[L.NOW]
+    if w.settings[L.G_AWARE]:
+        w.msgs[m, L.HERE] = src
+        hop(w, m)
+    elif w.settings[L.G_FOLD]:
+        # All NPUs do the same at once: what this one sends ``off`` places up reaches it from ``off`` places down.
+        push(w, now + delay(w, 0, off, size), now, L.ARRIVE, m)
+    else:
+        push(w, now + delay(w, src, dst, size), now, L.ARRIVE, m)
+
+
+@compiled
+def _recv(w, src, dst, tag, size, off, kind, arg):
+    m = _find(w, tag, src, dst, size, off, 1)
+    if m == 0:
+        m = _new(w, tag, src, dst, size, off, 2)
+        w.msgs[m, L.RECV_KIND], w.msgs[m, L.RECV_ARG] = kind, arg
+        return
+    w.msgs[m, L.RECV_KIND], w.msgs[m, L.RECV_ARG], w.msgs[m, L.SIDE] = kind, arg, 3
+    if w.msgs[m, L.ARRIVED]:
+        push(w, w.clock[L.NOW], w.clock[L.NOW], L.RECV_NOW, m)
+
+
+@compiled
+def _kept(w, src, dst, tag, size, off, kind, arg):
+    """What is to be done when the other side is ready."""
+    m = take(w.msgs, w.clock, L.MSG0, L.NEXT)
+    msgs = w.msgs
+    msgs[m, L.TAG], msgs[m, L.SRC], msgs[m, L.DST], msgs[m, L.SIZE], msgs[m, L.OFF] = tag, src, dst, size, off
+    msgs[m, L.SEND_KIND], msgs[m, L.SEND_ARG] = kind, arg
+    return m
+
+
+@compiled
+def send(w, src, dst, tag, size, off, kind, arg):
+    """Send; ``kind`` and ``arg`` say who is told when it has arrived."""
+    if w.settings[L.G_RENDEZVOUS]:
+        m = _kept(w, src, dst, tag, size, off, kind, arg)
+        _recv(w, dst, src, tag + ASKING, SMALL, off, L.RENDEZVOUS, m)
+    else:
+        _send(w, src, dst, tag, size, off, kind, arg)
+
+
+@compiled
+def recv(w, src, dst, tag, size, off, kind, arg):
+    """Receive; ``kind`` and ``arg`` say who is told."""
+    if w.settings[L.G_RENDEZVOUS]:
+        m = _kept(w, src, dst, tag, size, off, kind, arg)
+        _send(w, dst, src, tag + ASKING, SMALL, off, L.RENDEZVOUS, m)
+    else:
+        _recv(w, src, dst, tag, size, off, kind, arg)
+
+
+@compiled
+def go_on(w, m, sends):
+    """The small message of a rendezvous has arrived: now the send or receive that waited for it."""
+    k = w.msgs[m]
+    tag, src, dst, size, off, kind, arg = k[L.TAG], k[L.SRC], k[L.DST], k[L.SIZE], k[L.OFF], k[L.SEND_KIND], k[L.SEND_ARG]
+    give(w.msgs, w.clock, L.MSG0, L.NEXT, m)
+    if sends:
+        _send(w, src, dst, tag, size, off, kind, arg)
+    else:
+        _recv(w, src, dst, tag, size, off, kind, arg)
+
+
+@compiled
+def _link(w, here, src, dst):
+    """The link out of device ``here`` on the way from src to dst, and where it leads."""
+    topology, n = w.sizes[0, 0], w.sizes[0, 1]
+    if topology == 1:
+        return here * n + dst, dst
+    if topology == 2:
+        return (src, n) if here == src else (n + dst, dst)
+    up = (dst - src) % n
+    if n - up < up:
+        return 2 * here + 1, (here - 1) % n
+    return 2 * here, (here + 1) % n
+
+
+@compiled
+def _cross(w, link, m):
+    """Put a message on a free link."""
+    size, now = w.msgs[m, L.SIZE], w.clock[L.NOW]
+    w.links[link, 0] = 1
+    push(w, now + int(w.rates[0, 1] + size / w.rates[0, 0]), now, L.ARRIVE, m)
+    push(w, now + int(size / w.rates[0, 0]), now, L.LINK_FREE, link)
+
+
+@compiled
+def hop(w, m):
+    """Send a message over its next link, or have it wait for it."""
+    msgs = w.msgs
+    link, there = _link(w, msgs[m, L.HERE], msgs[m, L.SRC], msgs[m, L.DST])
+    msgs[m, L.HERE] = there
+    if not w.links[link, 0]:
+        _cross(w, link, m)
+        return
+    msgs[m, L.LINK_NEXT] = 0
+    if w.links[link, 1]:
+        msgs[w.links[link, 2], L.LINK_NEXT] = m
+    else:
+        w.links[link, 1] = m
+    w.links[link, 2] = m
+
+
+@compiled
+def link_free(w, link):
+    """A link has sent its message: the next that waits."""
+    w.links[link, 0] = 0
+    m = w.links[link, 1]
+    if m:
+        w.links[link, 1] = w.msgs[m, L.LINK_NEXT]
+        _cross(w, link, m)
