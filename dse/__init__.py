@@ -7,6 +7,7 @@ together, :func:`require` the least resource that meets a target; every number e
 
 from __future__ import annotations
 
+from dse import simulate, trace
 from dse.api import Axis, Result, axis, best, estimate, resume, sweep, workbench
 from dse.cost.graph import quantity
 from dse.errors import DseError, InfeasibleDesign, SpecError, StudyError
@@ -52,9 +53,11 @@ __all__ = [
     "resume",
     "search",
     "sensitivity",
+    "simulate",
     "span",
     "stream",
     "sweep",
+    "trace",
     "use_calibration",
     "workbench",
 ]

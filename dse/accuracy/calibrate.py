@@ -51,7 +51,8 @@ RELATIVES = {
 FAMILIES = ("megatron-bridge", "dgxc", "bigscience", "bloom")
 ALIKE = {"bloom": "bigscience"}
 REPRESENTATIVE = {"ampere": "A100-80GB", "hopper": "H100-80GB", "blackwell": "B200", "blackwell_ultra": "B200"}
-TIMES = ("launch", "overhead", "latency", "hop", "stall", "step_overhead", "small_overhead", "small_latency", "ramp")
+TIMES = ("launch", "overhead", "latency", "hop", "stall", "step_overhead", "small_overhead", "small_latency", "ramp",
+         "in_network_ramp")  # fmt: skip
 Progress = Callable[[str], None]
 
 

@@ -27,7 +27,9 @@ def simulate(
     network: Annotated[Path | None, typer.Option("--network", help="Network of a JSON system: YAML.")] = None,
     memory: Annotated[Path | None, typer.Option("--memory", help="Remote memory of a JSON system: JSON.")] = None,
     groups: Annotated[Path | None, typer.Option("--groups", help='Communicator groups: JSON {"id": [ranks]}.')] = None,
-    compat: Annotated[str | None, typer.Option(help="astra-sim: the public simulator's semantics, quirks and all.")] = None,
+    compat: Annotated[
+        str | None, typer.Option(help="astra-sim: the public simulator's semantics, quirks and all.")
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(help="In compat mode unaware or aware; else analytical or flows (shared links).")
     ] = None,
@@ -56,3 +58,45 @@ def _files(system: str | None, network: Path | None) -> tuple[Path, Path]:
         lacking = "system" if system is None else "network"
         raise SpecError([Fault(lacking, "", f"--{lacking} FILE is needed")])
     return Path(system), network
+
+
+def _compatible(
+    workload: str, system: str | None, network: Path | None, memory: Path | None, groups: Path | None, backend: str
+) -> Any:
+    """Run with the public simulator's semantics."""
+    from dse.simulate.compat import run
+    from dse.simulate.formats import Network, checked
+    from dse.trace import load
+
+    if backend not in ("unaware", "aware"):
+        raise SpecError([Fault("backend", repr(backend[:40]), "must be unaware or aware in compat mode")])
+    settings, wires = _files(system, network)
+    return run(load(workload, groups=groups), checked(Network, wires, aware=backend == "aware"), settings, memory)
+
+
+def _physical(
+    workload: str, system: str | None, network: Path | None, memory: Path | None, groups: Path | None, backend: str,
+    schedule: str, *, fold: bool,
+) -> Any:  # fmt: skip
+    """Run with physical links: on ASTRA-sim's files, or on a cluster of the catalogue."""
+    from dse.simulate.run import simulate as execute
+    from dse.trace import load
+
+    if backend not in ("analytical", "flows"):
+        raise SpecError([Fault("backend", repr(backend[:40]), "must be analytical or flows")])
+    traces = load(workload, groups=groups)
+    replay = True
+    if network is None and system is not None and not system.endswith(".json"):
+        from dse.simulate.system import System
+        from dse.spec import load_cluster
+
+        machine = System.of(load_cluster(system), len(traces))
+    else:
+        from dse.simulate.astra import system_of
+        from dse.simulate.formats import System as Settings
+        from dse.simulate.formats import checked
+
+        settings, wires = _files(system, network)
+        machine = system_of(wires, settings, memory)
+        replay = not checked(Settings, settings).roofline_enabled
+    return execute(traces, machine, fidelity=backend, schedule=schedule, fold=fold, replay=replay)

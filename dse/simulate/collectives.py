@@ -34,7 +34,7 @@ MESSAGE = -1  # beside the kinds of collective: a message from one rank to anoth
 
 class Demand(NamedTuple):
     """Of n collectives: ``busy`` [n, dimensions], seconds of a port in each; ``fixed`` [n], seconds besides;
-    ``latency`` [n], of a message the part of those that it spends on its way."""
+    ``latency`` [n, dimensions], the part of those that is latency of steps (0 where not asked for)."""
 
     busy: Floats
     fixed: Floats
@@ -57,7 +57,7 @@ class _Only(Links):
         return [p if i == self._only else p._replace(load=0.0, steps=0.0) for i, p in enumerate(parts)]
 
 
-def demand(system: System, kind: int, shares: Floats, size: Floats) -> Demand:
+def demand(system: System, kind: int, shares: Floats, size: Floats, *, latencies: bool = False) -> Demand:
     """What collectives of one kind need, each by its quickest protocol.
 
     Args:
@@ -65,6 +65,7 @@ def demand(system: System, kind: int, shares: Floats, size: Floats) -> Demand:
         kind: :class:`~dse.trace.schema.Collective`, or MESSAGE.
         shares: [n, dimensions], ranks of the group in each dimension.
         size: [n], bytes of the full buffer.
+        latencies: say what part of the fixed time is latency.
     """
     name = "point_to_point" if kind == MESSAGE else KINDS[Collective(kind)]
     size, shares = np.asarray(size, float), np.asarray(shares, float)
@@ -73,11 +74,17 @@ def demand(system: System, kind: int, shares: Floats, size: Floats) -> Demand:
     pick = np.arange(len(size))
     busy = np.stack([need.busy for need in found])[best, pick]
     fixed = np.stack([need.fixed for need in found])[best, pick]
-    latency = np.zeros(len(size))
-    if kind == MESSAGE:
-        quick = tuple(d.model_copy(update={"latency": 0.0, "small_latency": 0.0}) for d in system.dimensions)
-        latency = fixed - np.stack([need.fixed for need in _protocols(name, quick, shares, size)])[best, pick]
+    latency = np.zeros(busy.shape)
+    if latencies:
+        for d in range(len(system.dimensions)):
+            quick = [_quick(x) if i == d else x for i, x in enumerate(system.dimensions)]
+            without = np.stack([need.fixed for need in _protocols(name, tuple(quick), shares, size)])
+            latency[:, d] = fixed - without[best, pick]
     return Demand(busy, fixed, latency)
+
+
+def _quick(dimension: Any) -> Any:
+    return dimension.model_copy(update={"latency": 0.0, "small_latency": 0.0})
 
 
 def _protocols(name: str, dimensions: tuple[Any, ...], shares: Floats, size: Floats) -> list[Demand]:
@@ -89,7 +96,7 @@ def _protocols(name: str, dimensions: tuple[Any, ...], shares: Floats, size: Flo
         fixed = np.zeros(len(size))
         for part in parts:
             fixed = fixed + part.fixed + (0.0 if part.ramp is None else np.sqrt(size) * part.ramp)
-        found.append(Demand(busy, fixed, np.zeros(len(size))))
+        found.append(Demand(busy, fixed, np.zeros(busy.shape)))
     return found
 
 
@@ -113,29 +120,35 @@ class Phases(NamedTuple):
     busy: Floats
 
 
-def phases(kind: int, busy: Floats, shares: Floats, system: System) -> Phases:
+def phases(
+    kind: int, busy: Floats, shares: Floats, system: System, *, chunks: int | None = None, halved: bool = False
+) -> Phases:
     """Phases of a collective that needs ``busy`` [dimensions] seconds of each dimension's ports.
 
     An all-reduce scatters inwards out and gathers back, half of a dimension's time each; other collectives pass each
     dimension once. One over a single dimension is not cut.
+
+    Args:
+        chunks: instead of the system's.
+        halved: an all-reduce passes its outermost dimension in two phases, too.
     """
     spanned = [int(d) for d in np.flatnonzero(busy > 0)]
-    cut = system.chunks if len(spanned) > 1 and kind != MESSAGE else 1
+    cut = (chunks or system.chunks) if len(spanned) > 1 and kind != MESSAGE else 1
     if not spanned:
         return Phases(np.zeros((1, 0), np.int64), np.zeros((1, 0)))
     both_ways = kind == Collective.ALL_REDUCE
-    rising = _order(kind, spanned, busy, both_ways, cut)
+    rising = _order(kind, spanned, busy, both_ways, cut, halved)
     if system.schedule == "themis" and cut > 1 and not any(d.flat for d in system.dimensions):
         from dse.simulate.themis import schedule
 
-        return schedule(KINDS[Collective(kind)], rising, busy, shares, cut)
+        return schedule(KINDS[Collective(kind)], rising, busy, shares, cut, halved)
     return rising
 
 
-def _order(kind: int, spanned: list[int], busy: Floats, both_ways: bool, cut: int) -> Phases:
+def _order(kind: int, spanned: list[int], busy: Floats, both_ways: bool, cut: int, halved: bool) -> Phases:
     if both_ways:
-        way = [*spanned, *spanned[-2::-1]]
-        seconds = [busy[d] / cut / (1 if d == spanned[-1] else 2) for d in way]
+        way = [*spanned, *spanned[::-1]] if halved else [*spanned, *spanned[-2::-1]]
+        seconds = [busy[d] / cut / (1 if d == spanned[-1] and not halved else 2) for d in way]
     else:
         way = spanned[::-1] if kind == Collective.ALL_GATHER else spanned
         seconds = [busy[d] / cut for d in way]

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from dse.simulate import fluid, heap
+from dse.simulate.heap import inner
 
 TIMED, JOIN, RECEIVE = 0, 1, 2  # what a node does: pass its time; take part in a transfer; wait for a message
 WAITING, DELAYED, RUNNING, LANDING, DONE = 0, 1, 2, 3, 4  # where a transfer is
@@ -121,7 +122,7 @@ def run(programs, transfers, plans, s, f, timers, policy):
     for actor in range(len(s.program)):
         for node in range(s.base[actor], s.base[actor + 1]):
             if s.pending[node] == 0:
-                _make_ready(programs, s, policy, node, -1, 0.0)
+                _make_ready(programs, s, policy, np.int64(node), np.int64(-1), 0.0)
     now, done, nodes, transfer_count = 0.0, 0, len(s.actor), len(transfers.need)
     first_job = nodes + transfer_count
     while True:
@@ -141,7 +142,7 @@ def run(programs, transfers, plans, s, f, timers, policy):
                 done += _passed(programs, transfers, plans, s, f, timers, policy, item - first_job, now)
 
 
-@njit(cache=True)
+@inner
 def _make_ready(programs, s, policy, node, cause, now):
     s.ready[node], s.cause[node], s.why[node] = now, cause, BY_DEPENDENCE
     actor = s.actor[node]
@@ -162,7 +163,7 @@ def _make_ready(programs, s, policy, node, cause, now):
     _look(s, line)
 
 
-@njit(cache=True)
+@inner
 def _look(s, line):
     if not s.listed[line]:
         s.listed[line] = True
@@ -170,7 +171,7 @@ def _look(s, line):
         s.stales[0] += 1
 
 
-@njit(cache=True)
+@inner
 def _before(programs, s, policy, a, b):
     """Whether a stream takes ready node a before b, both of one actor."""
     first = programs.base[s.program[s.actor[a]]] - s.base[s.actor[a]]
@@ -181,7 +182,7 @@ def _before(programs, s, policy, a, b):
     return programs.order[first + a] < programs.order[first + b]
 
 
-@njit(cache=True)
+@inner
 def _pop(programs, s, policy, line):
     base = s.line_ptr[line]
     first = s.line[base]
@@ -202,7 +203,7 @@ def _pop(programs, s, policy, line):
     return first
 
 
-@njit(cache=True)
+@inner
 def _issue(programs, transfers, s, timers, policy, now):
     """Streams with room take ready nodes."""
     streams = len(programs.streams)
@@ -224,7 +225,7 @@ def _issue(programs, transfers, s, timers, policy, now):
     s.calls[0] = 0
 
 
-@njit(cache=True)
+@inner
 def _begin(programs, transfers, s, timers, node, now):
     actor = s.actor[node]
     row = programs.base[s.program[actor]] + node - s.base[actor]
@@ -239,7 +240,7 @@ def _begin(programs, transfers, s, timers, node, now):
         _join(transfers, s, timers, o, node, now)
 
 
-@njit(cache=True)
+@inner
 def _join(transfers, s, timers, o, node, now):
     """A member has come; the last one sets the transfer off."""
     s.arrived[o] += 1
@@ -258,7 +259,7 @@ def _join(transfers, s, timers, o, node, now):
     _call(s, queue)
 
 
-@njit(cache=True)
+@inner
 def _call(s, queue):
     if not s.marked[queue]:
         s.marked[queue] = True
@@ -266,7 +267,7 @@ def _call(s, queue):
         s.calls[0] += 1
 
 
-@njit(cache=True)
+@inner
 def _release(transfers, s, timers, o, now):
     s.status[o] = DELAYED
     heap.put(timers, len(s.actor) + o, now + transfers.delay[o])
@@ -274,10 +275,11 @@ def _release(transfers, s, timers, o, now):
         s.begin[transfers.node[i]] = now
 
 
-@njit(cache=True)
+@inner
 def _serve(programs, transfers, s, timers, policy, queue, now):
     """A queue takes the next transfer, by the streams' policy; of equal ones the earlier turn."""
-    best, before_best, before, o = -1, -1, -1, s.first[queue]
+    o = s.first[queue]
+    best, before_best, before = np.int64(-1), np.int64(-1), np.int64(-1)
     while o >= 0:
         if best < 0 or _sooner(programs, transfers, s, policy, o, best):
             best, before_best = o, before
@@ -294,7 +296,7 @@ def _serve(programs, transfers, s, timers, policy, queue, now):
     _release(transfers, s, timers, best, now)
 
 
-@njit(cache=True)
+@inner
 def _sooner(programs, transfers, s, policy, a, b):
     if policy == 2:
         one, other = _priority(programs, transfers, s, a), _priority(programs, transfers, s, b)
@@ -305,7 +307,7 @@ def _sooner(programs, transfers, s, policy, a, b):
     return a < b  # transfers of a group are numbered by turn
 
 
-@njit(cache=True)
+@inner
 def _priority(programs, transfers, s, o):
     """The highest of the members."""
     highest = np.int64(-(1 << 62))
@@ -316,7 +318,7 @@ def _priority(programs, transfers, s, o):
     return highest
 
 
-@njit(cache=True)
+@inner
 def _finish(programs, s, policy, node, now):
     """A node is done: its stream is free, its children may be ready."""
     s.end[node] = now
@@ -336,7 +338,7 @@ def _finish(programs, s, policy, node, now):
     return 1
 
 
-@njit(cache=True)
+@inner
 def _wake(programs, transfers, plans, s, f, timers, policy, o, now):
     """The delay before, or after, a transfer is over."""
     if s.status[o] == DELAYED:
@@ -359,7 +361,7 @@ def _wake(programs, transfers, plans, s, f, timers, policy, o, now):
     return done
 
 
-@njit(cache=True)
+@inner
 def _sent(programs, transfers, s, timers, policy, o, now):
     """The last byte has left: members are done; a message still has to arrive."""
     done, queue = 0, transfers.queue[o]
@@ -376,7 +378,7 @@ def _sent(programs, transfers, s, timers, policy, o, now):
     return done
 
 
-@njit(cache=True)
+@inner
 def _advance(transfers, plans, s, f, o, now):
     """Idle lanes take the next chunk: of those that wait, the one in the earliest phase."""
     plan = transfers.plan[o]
@@ -384,7 +386,7 @@ def _advance(transfers, plans, s, f, o, now):
     for lane in range(plans.lanes[plan]):
         if s.moving[s.lane[o] + lane] >= 0:
             continue
-        best = -1
+        best = np.int64(-1)
         for c in range(chunks):
             p = s.phase[transfers.chunk[o] + c]
             if p < 0 or p >= phases or plans.lane[first + c * phases + p] != lane:
@@ -395,7 +397,7 @@ def _advance(transfers, plans, s, f, o, now):
             _launch(transfers, plans, s, f, o, lane, best, now)
 
 
-@njit(cache=True)
+@inner
 def _launch(transfers, plans, s, f, o, lane, chunk, now):
     plan = transfers.plan[o]
     p = s.phase[transfers.chunk[o] + chunk]
@@ -416,7 +418,7 @@ def _launch(transfers, plans, s, f, o, lane, chunk, now):
             fluid.start(f, job + m - first, size * plans.share[m], now)
 
 
-@njit(cache=True)
+@inner
 def _passed(programs, transfers, plans, s, f, timers, policy, job, now):
     """The last byte of a job has passed, or its message has arrived."""
     o, lane = s.job_transfer[job], s.job_lane[job]
@@ -440,7 +442,7 @@ def _passed(programs, transfers, plans, s, f, timers, policy, job, now):
     return _phase_over(programs, transfers, plans, s, f, timers, policy, o, lane, now)
 
 
-@njit(cache=True)
+@inner
 def _arrived(transfers, plans, s, f, o, lane, message, now):
     """A message has arrived: others may start; whether it was the last of its phase."""
     plan = transfers.plan[o]
@@ -459,7 +461,7 @@ def _arrived(transfers, plans, s, f, o, lane, message, now):
     return s.open[s.lane[o] + lane] == 0
 
 
-@njit(cache=True)
+@inner
 def _phase_over(programs, transfers, plans, s, f, timers, policy, o, lane, now):
     plan = transfers.plan[o]
     chunk = transfers.chunk[o] + s.moving[s.lane[o] + lane]

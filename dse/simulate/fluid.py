@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.simulate import heap
+from dse.simulate.heap import inner
 
 BINS = 256
 
@@ -76,7 +76,7 @@ def create(
     )  # fmt: skip
 
 
-@njit(cache=True)
+@inner
 def _touch(f, resource):
     if not f.mark[resource]:
         f.mark[resource] = True
@@ -84,7 +84,7 @@ def _touch(f, resource):
         f.touches[0] += 1
 
 
-@njit(cache=True)
+@inner
 def start(f, job, size, now):
     """Let a job flow; :func:`solve` gives it its rate."""
     f.left[job], f.since[job], f.rate[job], f.flowing[job] = size, now, 0.0, True
@@ -99,7 +99,7 @@ def start(f, job, size, now):
         _touch(f, resource)
 
 
-@njit(cache=True)
+@inner
 def stop(f, job):
     """Take a job that is through off its resources."""
     f.flowing[job] = False
@@ -115,7 +115,7 @@ def stop(f, job):
         _touch(f, resource)
 
 
-@njit(cache=True)
+@inner
 def note(f, resource, now):
     """Add what passed the resource since last noted to its bins; bins double in width where time runs past them."""
     begin, rate = f.noted[resource], f.used[resource]
@@ -138,7 +138,7 @@ def note(f, resource, now):
         k += 1
 
 
-@njit(cache=True)
+@inner
 def solve(f, timers, first_job, now):
     """New rates for all that hangs together with what was touched; when each of those jobs is through."""
     for k in range(f.touches[0]):
@@ -148,7 +148,7 @@ def solve(f, timers, first_job, now):
     f.touches[0] = 0
 
 
-@njit(cache=True)
+@inner
 def _component(f, timers, first_job, now, resource):
     resources, jobs = _reach(f, resource)
     for k in range(resources):
@@ -166,7 +166,7 @@ def _component(f, timers, first_job, now, resource):
         heap.put(timers, first_job + job, now + f.left[job] / f.rate[job])
 
 
-@njit(cache=True)
+@inner
 def _reach(f, resource):
     """Resources and jobs that hang together with one resource: how many, in ``queue`` and ``jobs``."""
     f.queue[0] = resource
@@ -193,7 +193,7 @@ def _reach(f, resource):
     return resources, jobs
 
 
-@njit(cache=True)
+@inner
 def _share(f, resources):
     """Max-min fair rates of the jobs on the first resources in ``queue``."""
     for k in range(resources):
@@ -224,7 +224,7 @@ def _share(f, resources):
                 f.load[resource] -= f.fixed[resource]
 
 
-@njit(cache=True)
+@inner
 def _fix(f, resource, level):
     entry = f.head[resource]
     while entry >= 0:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+# For functions that only compiled code calls: what Python needs to call them is most of the time it takes to compile.
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
 
 class Heap(NamedTuple):
     """``when`` and ``item`` [capacity] in heap order, ``place`` [items] (-1: not in it), ``count`` [1]."""
@@ -22,7 +25,7 @@ def empty(items: int) -> Heap:
     return Heap(np.empty(items), np.empty(items, np.int64), np.full(items, -1, np.int64), np.zeros(1, np.int64))
 
 
-@njit(cache=True)
+@inner
 def put(heap, item, when):
     """Enter an item, or change its time."""
     at = heap.place[item]
@@ -42,7 +45,7 @@ def put(heap, item, when):
     heap.when[at], heap.item[at], heap.place[item] = when, item, at
 
 
-@njit(cache=True)
+@inner
 def take(heap):
     """Remove and return the item of the least time."""
     first = heap.item[0]
@@ -50,11 +53,11 @@ def take(heap):
     heap.count[0] -= 1
     last = heap.count[0]
     if last > 0:
-        _down(heap, 0, heap.item[last], heap.when[last])
+        _down(heap, np.int64(0), heap.item[last], heap.when[last])
     return first
 
 
-@njit(cache=True)
+@inner
 def drop(heap, item):
     """Remove an item, if it is there."""
     at = heap.place[item]
@@ -63,7 +66,7 @@ def drop(heap, item):
         take(heap)
 
 
-@njit(cache=True)
+@inner
 def _down(heap, at, item, when):
     count = heap.count[0]
     while True:

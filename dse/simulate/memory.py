@@ -9,6 +9,7 @@ switches of the tier reduce, a sum is stored and a copy is loaded once over ever
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from dse.simulate.system import System, Tier
 from dse.trace.schema import Collective, Kind
 
 if TYPE_CHECKING:
-    from dse.simulate.transfers import Table
+    from dse.simulate.plans import Table
 
 Ints = NDArray[np.int64]
 ONE_COPY = {
@@ -100,13 +101,16 @@ def tree(problem: prepare.Problem, sets: Sets) -> Tree:
         if len(problem.rank) < ranks:
             mine = members[problem.rank // level.shared_by]
             alike[i] = (mine == np.arange(actors)[:, None]).sum(axis=1)
-        first[i] = len(sets.capacity)
-        many = int(run[i].max()) + 1
-        ways = ("",) if level.both else (" store", " load")
-        sets.capacity = np.concatenate([sets.capacity, np.full(many * len(ways), level.bandwidth)])
-        heads = [int(problem.rank[np.flatnonzero(run[i] == r)[0]]) if np.any(run[i] == r) else -1 for r in range(many)]
-        sets.others += [f"{level.name} of rank {head}{way}" for head in heads for way in ways]
+        many = (int(run[i].max()) + 1) * (1 if level.both else 2)
+        first[i] = sets.resource(np.full(many, level.bandwidth), partial(_names, level, run[i], problem.rank))
     return Tree(known, run, alike, first)
+
+
+def _names(level: Level, run: Ints, rank: Ints) -> list[str]:
+    """Of a level's links or memories: by the first rank that hangs on each."""
+    head = np.zeros(int(run.max()) + 1, np.int64)
+    head[run[::-1]] = rank[::-1]
+    return [f"{level.name} of rank {r}{way}" for r in head for way in (("",) if level.both else (" store", " load"))]
 
 
 class Accesses:

@@ -15,7 +15,8 @@ from dse.simulate.sets import Sets
 from dse.trace.schema import Kind
 
 if TYPE_CHECKING:
-    from dse.simulate.transfers import Table
+    from dse.simulate.plans import Table
+    from dse.simulate.topology import Network
 
 Ints = NDArray[np.int64]
 
@@ -82,7 +83,9 @@ class Messages:
         receiver, received: nodes that receive, and the transfer of each.
     """
 
-    def __init__(self, problem: prepare.Problem, found: Matched, table: Table, sets: Sets) -> None:
+    def __init__(
+        self, problem: prepare.Problem, found: Matched, table: Table, sets: Sets, network: Network | None
+    ) -> None:
         sends, receives = found.sends, found.receives
         actor = np.full(problem.layout.ranks, -1, np.int64)
         actor[problem.rank] = np.arange(len(problem.rank))
@@ -100,14 +103,23 @@ class Messages:
         self.received = order[np.searchsorted(self.node, sent, sorter=order)] if len(sent) else sent
         # How many of these messages reach one receiver: those of all senders that are folded into one.
         many = np.bincount(self.received, minlength=len(self.node))
-        self._route(problem, sends.rank[mine], sends.peer[mine], sends.size[mine], many, table, sets)
+        self._route(problem, sends.rank[mine], sends.peer[mine], sends.size[mine], many, table, sets, network)
 
     def _route(
-        self, problem: prepare.Problem, one: Ints, other: Ints, size: Ints, many: Ints, table: Table, sets: Sets
+        self,
+        problem: prepare.Problem,
+        one: Ints,
+        other: Ints,
+        size: Ints,
+        many: Ints,
+        table: Table,
+        sets: Sets,
+        network: Network | None,
     ) -> None:
         from dse.simulate.transfers import capacity
 
-        system, dimensions = problem.system, len(problem.system.sizes)
+        system = problem.system if network is None else network.system
+        dimensions = len(system.sizes)
         used, hops = fold.ways(system, one, other)
         work, self.delay, self.landing = (np.zeros(len(one)) for _ in range(3))
         for d in range(dimensions):
@@ -115,15 +127,21 @@ class Messages:
             sizes, back = np.unique(size[these], return_inverse=True)
             shares = np.ones((len(sizes), dimensions))
             shares[:, d] = min(2, system.sizes[d])
-            need = demand(system, MESSAGE, shares, sizes.astype(float))
+            need = demand(system, MESSAGE, shares, sizes.astype(float), latencies=True)
             work[these] = np.maximum(work[these], (need.busy[:, d] * capacity(system)[d])[back])
-            self.delay[these] += (need.fixed - need.latency)[back]
-            self.landing[these] += need.latency[back] * hops[these, d]
+            self.delay[these] += (need.fixed - need.latency[:, d])[back]
+            self.landing[these] += need.latency[back, d] * hops[these, d]
+        if network is not None:
+            self.landing += [network.latency(int(a), int(b)) for a, b in zip(one, other, strict=True)]
         self.plan = np.zeros(len(one), np.int64)
         for way, amount in zip(*np.unique(np.stack([used.any(axis=1), work]), axis=1), strict=True):
             shape = (1, int(way))
             number = table.add((MESSAGE, bool(way), float(amount)), np.zeros(shape, np.int64), np.full(shape, amount))
             self.plan[(used.any(axis=1) == bool(way)) & (work == amount)] = number
+        if network is not None:
+            pairs = zip(one.tolist(), other.tolist(), strict=True)
+            self.set = np.asarray([network.route(a, b) for a, b in pairs], np.int64)
+            return
         index, dimension = np.nonzero(used)
         tx = (problem.actor_of[one[index]] * dimensions + dimension) * 2
         rx = (problem.actor_of[other[index]] * dimensions + dimension) * 2 + 1

@@ -60,10 +60,11 @@ class Problem:
     arrays: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(traces: TraceSet, system: System, *, fold_ranks: bool, gather: str, replay: bool) -> Problem:
+def prepare(traces: TraceSet, system: System, *, fidelity: str, fold_ranks: bool, gather: str, replay: bool) -> Problem:
     """Everything that the event loop needs.
 
     Args:
+        fidelity: ``analytical`` or ``flows``, which keeps all ranks.
         fold_ranks: simulate ranks that are alike once.
         gather: whether the size of an all-gather is what a rank puts in (``input``) or gets (``output``).
         replay: nodes take the durations of the trace where it has them; else the roofline's.
@@ -72,7 +73,7 @@ def prepare(traces: TraceSet, system: System, *, fold_ranks: bool, gather: str, 
 
     known = layout(traces, system)
     ranks = np.arange(known.ranks)
-    colour = fold.colours(known, system) if fold_ranks else ranks
+    colour = fold.colours(known, system) if fold_ranks and fidelity == "analytical" else ranks
     rank = np.unique(colour, return_index=True)[1]
     kinds = system.kinds(known.ranks)[rank]
     pairs, program = np.unique(np.stack([known.program[rank], kinds], axis=1), axis=0, return_inverse=True)
@@ -81,7 +82,7 @@ def prepare(traces: TraceSet, system: System, *, fold_ranks: bool, gather: str, 
     base = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     problem = Problem(system, known, colour, rank, kinds, program.reshape(-1), base)
     problem.arrays["programs"] = programs
-    build(problem, gather)
+    build(problem, gather, flows=fidelity == "flows")
     return problem
 
 

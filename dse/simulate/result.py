@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from dse.simulate import engine, fluid, times
 from dse.simulate.prepare import Problem
 from dse.trace.schema import Kind
+
+if TYPE_CHECKING:
+    from dse.simulate.occupancy import Overflow
 
 Floats = NDArray[np.float64]
 REASONS = ("dependence", "stream", "peer")
@@ -100,10 +103,23 @@ class Simulation:
             found = found.assign_coords(port=self.ports, when=("when", middle, {"units": "s"}))
         return found
 
+    def occupancy(self) -> Any:
+        """Bytes in each memory over time, as a table; see :func:`dse.simulate.occupancy.occupancy`."""
+        from dse.simulate.occupancy import occupancy
+
+        return occupancy(self)
+
+    @cached_property
+    def overflows(self) -> tuple[Overflow, ...]:
+        """Memories that hold more than fits at some time."""
+        from dse.simulate.occupancy import overflows
+
+        return overflows(self)
+
     @cached_property
     def ports(self) -> list[str]:
         """Names of the ports, links and memories that bytes flow over."""
-        return self.problem.arrays["sets"].names(self.problem)
+        return self.problem.arrays["sets"].names()
 
     def utilization(self, bins: int = 100) -> tuple[Floats, Floats]:
         """Share of each port's bandwidth in use over time.
@@ -239,6 +255,7 @@ class Simulation:
             "ranks": len(wall),
             "simulated_ranks": len(self.problem.rank),
             "nodes": len(self.end),
+            "overflows": [str(overflow) for overflow in self.overflows],
             "per_rank": {name: values.tolist() for name, values in self.per_rank().items()},
         }
 
@@ -250,7 +267,7 @@ class Simulation:
         if len(self.problem.rank) < len(self.actor_of):
             head += f" ({len(self.problem.rank)} simulated)"
         rows = (f"  {name:<15}{engineering(seconds, 's'):>12}  {MEANING[name]}" for name, seconds in mean.items())
-        return "\n".join([head, *rows])
+        return "\n".join([head, *rows, *map(str, self.overflows)])
 
 
 def _alike(count: int) -> str:

@@ -55,14 +55,14 @@ def simulate(
     _one_of("gather", gather, ("input", "output"))
     if schedule is not None:
         system = system.replace(schedule=schedule)
-    problem = prepare(traces, system, fold_ranks=fold and fidelity == "analytical", gather=gather, replay=replay)
+    problem = prepare(traces, system, fidelity=fidelity, fold_ranks=fold, gather=gather, replay=replay)
     arrays = problem.arrays
     state, timers = engine.create(
         arrays["programs"], arrays["transfers"], arrays["plans"], program=problem.program, transfer=problem.transfer,
         job_transfer=arrays["job_transfer"], job_lane=arrays["job_lane"],
     )  # fmt: skip
     sets = arrays["sets"]
-    flow = fluid.create(sets.capacity, *sets.arrays(), arrays["job_set"], record)
+    flow = fluid.create(*sets.arrays(), arrays["job_set"], record)
     done = engine.run(
         arrays["programs"], arrays["transfers"], arrays["plans"], state, flow, timers, engine.POLICY[system.policy]
     )

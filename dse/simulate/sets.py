@@ -1,25 +1,35 @@
-"""Sets of resources that jobs flow over, as compressed rows."""
+"""Resources that bytes flow over, and the sets of them that jobs use, as compressed rows."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 class Sets:
-    """Resources with their capacities [bytes/s], and the sets made of them."""
+    """Resources with their capacities [bytes/s] and names, and the sets made of them."""
 
-    def __init__(self, capacity: NDArray[np.float64]) -> None:
-        self.capacity = capacity
-        self.others: list[str] = []  # names of the resources that are not ports
+    def __init__(self) -> None:
+        self.resources = 0
         self.count = 0
+        self._capacity: list[Floats] = []
+        self._names: list[Callable[[], list[str]]] = []  # made up only when they are asked for
         self._lengths: list[Ints] = []
         self._resources: list[Ints] = []
         self._counts: list[Ints] = []
+
+    def resource(self, capacity: Floats, names: Callable[[], list[str]]) -> int:
+        """Resources of these capacities; the first one's number."""
+        first = self.resources
+        self.resources += len(capacity)
+        self._capacity.append(np.asarray(capacity, float))
+        self._names.append(names)
+        return first
 
     def add(self, lengths: Ints, resources: Ints, counts: Ints) -> Ints:
         """Sets of these lengths, laid end to end; their numbers."""
@@ -44,15 +54,14 @@ class Sets:
         found = self.add(np.repeat(2 * members, dimensions), both, np.repeat(rows[:, 2], 2))
         return found[::dimensions] if len(found) else np.zeros(len(members), np.int64)
 
-    def arrays(self) -> tuple[Ints, Ints, Ints]:
-        """Where each set begins (and the end), the resources, how often each counts."""
+    def arrays(self) -> tuple[Floats, Ints, Ints, Ints]:
+        """Capacity of each resource; where each set begins (and the end), the resources, how often each counts."""
         none = np.zeros(0, np.int64)
         lengths = np.concatenate([none, *self._lengths])
         ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return ptr, np.concatenate([none, *self._resources]), np.concatenate([none, *self._counts])
+        resources, counts = np.concatenate([none, *self._resources]), np.concatenate([none, *self._counts])
+        return np.concatenate([np.zeros(0), *self._capacity]), ptr, resources, counts
 
-    def names(self, problem: Any) -> list[str]:
-        """Of the resources: the ports of the simulated ranks, then what came after."""
-        dimensions = [d.name for d in problem.system.dimensions]
-        ports = [f"rank {rank} {name} {way}" for rank in problem.rank for name in dimensions for way in ("out", "in")]
-        return [*ports, *self.others]
+    def names(self) -> list[str]:
+        """Of the resources."""
+        return [name for make in self._names for name in make()]

@@ -76,6 +76,7 @@ class Tier:
         capacity: bytes of one of these memories.
         shared_by: devices that share one; 0: all of them (a pool).
         path: links between a device and the memory, nearest first.
+        held: bytes that are in one of these memories from the start.
         reduces: its switches add up stores and copy out loads of a group, so that one copy passes each shared link.
     """
 
@@ -85,6 +86,7 @@ class Tier:
     capacity: float = math.inf
     shared_by: int = 1
     path: tuple[Hop, ...] = ()
+    held: float = 0.0
     reduces: bool = True
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class Tier:
         _positive(f"tier {self.name}.capacity", self.capacity)
         _positive(f"tier {self.name}.latency", self.latency, zero=True)
         _positive(f"tier {self.name}.shared_by", self.shared_by, zero=True)
+        _positive(f"tier {self.name}.held", self.held, zero=True)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,10 @@ class System:
             ``comm_priority``; the lower id where they are equal.
         compute_streams, memory_streams: nodes of a kind that a device runs at once (loads and stores apart).
         comm_streams: the same for collectives and sends; None: one for every group, as PyTorch has.
-        graph: links between devices and switches, for ``fidelity="flows"`` on a network that is not dimensions.
+        algorithms: for ``fidelity="flows"``, algorithms of one's own by kind of collective (``all_reduce``, ...): steps
+            (step, from, to, share of the buffer) among the places of a group, which is ascending ranks.
+        graph: for ``fidelity="flows"``, links between ranks (integers) and switches (anything else) instead of those of
+            the dimensions: (from, to, bytes/s, seconds) each, or a NetworkX graph with ``bandwidth`` and ``latency``.
     """
 
     dimensions: tuple[Any, ...]
@@ -125,6 +131,7 @@ class System:
     compute_streams: int = 1
     comm_streams: int | None = None
     memory_streams: int = 1
+    algorithms: Any = None
     graph: Any = None
 
     def __post_init__(self) -> None:
@@ -171,6 +178,12 @@ class System:
             "chunks": cluster.network.pipeline_chunks or FINE,
         }
         return cls(**{**known, **changes})
+
+    @classmethod
+    def on_graph(cls, graph: Any, ranks: int, **changes: Any) -> Self:
+        """Devices 0 ... ranks - 1 on links of any shape; see ``graph``. Collectives go around rings of ranks."""
+        ideal = dimension("switch", 1.0, algorithm="ring")
+        return cls(**{"dimensions": (ideal,), "sizes": (ranks,), "graph": graph, **changes})
 
     def replace(self, **changes: Any) -> Self:
         """The same with some fields changed."""

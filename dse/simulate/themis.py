@@ -18,7 +18,7 @@ from dse.simulate.collectives import Phases
 MOST = 5  # dimensions of which all orders are tried; of more, only the one by load
 
 
-def schedule(kind: str, rising: Phases, busy: np.ndarray, shares: np.ndarray, cut: int) -> Phases:
+def schedule(kind: str, rising: Phases, busy: np.ndarray, shares: np.ndarray, cut: int, halved: bool) -> Phases:
     """The quicker of Themis' phases and the ascending ones.
 
     Args:
@@ -27,6 +27,7 @@ def schedule(kind: str, rising: Phases, busy: np.ndarray, shares: np.ndarray, cu
         busy: [dimensions], seconds of each dimension in ascending order.
         shares: [dimensions], ranks in each.
         cut: chunks.
+        halved: an all-reduce passes the outermost dimension of a chunk in two phases, too.
     """
     if kind not in ("all_reduce", "reduce_scatter", "all_gather"):
         return rising
@@ -44,8 +45,10 @@ def schedule(kind: str, rising: Phases, busy: np.ndarray, shares: np.ndarray, cu
         if kind == "all_gather":
             way, each = way[::-1], each[::-1]
         elif kind == "all_reduce":
-            half = [x / 2 for x in each[:-1]]
-            way, each = [*way, *way[-2::-1]], [*half, each[-1], *half[::-1]]
+            half = [x / 2 for x in each]
+            middle = half[-1:] * 2 if halved else each[-1:]
+            way = [*way, *way[::-1]] if halved else [*way, *way[-2::-1]]
+            each = [*half[:-1], *middle, *half[-2::-1]]
         dimension.append(way)
         seconds.append(each)
     mixed = Phases(np.asarray(dimension), np.asarray(seconds))

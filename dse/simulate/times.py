@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from dse.simulate.heap import inner
+
 COMPUTE, COMM, MEMORY, WAIT, NOTHING = 0, 1, 2, 3, 4  # what a node does between its begin and its end
 
 
@@ -36,7 +38,7 @@ def account(base, category, issued, begin, end):
     return result
 
 
-@njit(cache=True)
+@inner
 def _sweep(when, what, result):
     order = np.argsort(when)
     running = np.zeros(4, np.int64)

@@ -10,56 +10,27 @@ from numpy.typing import NDArray
 from dse.errors import Fault, SpecError
 from dse.simulate import engine, fold, prepare
 from dse.simulate.collectives import demand, phases
+from dse.simulate.flows import lay
 from dse.simulate.memory import Accesses
 from dse.simulate.messages import Messages, match
+from dse.simulate.plans import Table, starts
 from dse.simulate.sets import Sets
 from dse.simulate.system import System
+from dse.simulate.topology import Network
 from dse.trace.schema import Collective, Kind
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-class Table:
-    """Plans as they are found, each once."""
-
-    def __init__(self) -> None:
-        self.known: dict[Any, int] = {}
-        self.dimension: list[Ints] = []  # [chunks, phases] of each
-        self.size: list[Floats] = []
-
-    def add(self, key: Any, dimension: Ints, size: Floats) -> int:
-        """The number of a plan whose phases pass ``size`` bytes through ``dimension`` (any numbers)."""
-        if key not in self.known:
-            self.known[key] = len(self.known)
-            self.dimension.append(dimension)
-            self.size.append(size)
-        return self.known[key]
-
-    def arrays(self) -> tuple[engine.Plans, list[Ints]]:
-        """For the event loop; and the dimensions of the lanes of each plan."""
-        lanes = [np.unique(d) for d in self.dimension]
-        lane = [np.searchsorted(found, d).ravel() for found, d in zip(lanes, self.dimension, strict=True)]
-        shapes = np.asarray([d.shape for d in self.dimension], np.int64).reshape(-1, 2)
-        counts = np.asarray([len(found) for found in lanes], np.int64)
-        offset = np.concatenate([np.zeros(0, np.int64), *(np.arange(n) for n in counts)])
-        none, zero = np.zeros(0, np.int64), np.zeros(1, np.int64)
-        return engine.Plans(
-            shapes[:, 0].copy(), shapes[:, 1].copy(), counts, starts(shapes.prod(axis=1))[:-1],
-            np.concatenate([none, *lane]), np.concatenate([np.zeros(0), *(s.ravel() for s in self.size)]),
-            starts(counts)[:-1], np.full(int(counts.sum()), -1, np.int64),
-            zero, np.zeros(0), np.zeros(0), none, zero, none, offset,
-        ), lanes  # fmt: skip
-
-
-def starts(lengths: Ints) -> Ints:
-    """Where parts of these lengths begin when laid end to end, and the end."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
 def capacity(system: System) -> Floats:
     """What a port of each dimension passes in long use, bytes/s."""
     return np.asarray([d.bandwidth * d.efficiency * d.loaded for d in system.dimensions], float)
+
+
+def _port_names(problem: prepare.Problem) -> list[str]:
+    names = [d.name for d in problem.system.dimensions]
+    return [f"rank {rank} {name} {way}" for rank in problem.rank for name in names for way in ("out", "in")]
 
 
 def ports(problem: prepare.Problem) -> Floats:
@@ -68,50 +39,62 @@ def ports(problem: prepare.Problem) -> Floats:
     return np.repeat((share[problem.kinds] * capacity(problem.system)).ravel(), 2)
 
 
-def build(problem: prepare.Problem, gather: str) -> None:
-    """Add transfers, plans, ports and jobs to the problem's arrays."""
-    known = problem.layout
+def build(problem: prepare.Problem, gather: str, *, flows: bool) -> None:
+    """Add transfers, plans, resources and jobs to the problem's arrays."""
+    sets, table = Sets(), Table()
+    network = Network(problem.system, sets) if flows else None
+    if not flows:
+        sets.resource(ports(problem), lambda: _port_names(problem))
     classes = _group_classes(problem)
-    sets = Sets(ports(problem))
-    table = Table()
     call = prepare.calls(problem, classes)
     memory = prepare.column(problem, call, "kind") != Kind.COLL
     parts = [
-        _Collectives(problem, classes, _some(call, ~memory), table, sets, gather),
-        Messages(problem, match(known, problem.rank), table, sets),
+        _Collectives(problem, classes, _some(call, ~memory), table, sets, gather, network),
+        Messages(problem, match(problem.layout, problem.rank), table, sets, network),
         Accesses(problem, classes, _some(call, memory), table, sets),
     ]
-    plans, lanes = table.arrays()
-    firsts = starts(np.asarray([len(part.plan) for part in parts]))
+    firsts = starts([len(part.plan) for part in parts])
 
     def joined(name: str) -> Any:
         return np.concatenate([getattr(part, name) for part in parts])
 
-    node = joined("node")
+    node, plans = joined("node"), table.arrays()
     of = np.concatenate([part.of + first for part, first in zip(parts, firsts, strict=False)])
     received = parts[1].received + firsts[1]
     problem.transfer = np.full(int(problem.base[-1]), -1, np.int64)
     problem.transfer[node] = of
     problem.transfer[parts[1].receiver] = received
     problem.group, problem.turn, plan = joined("group"), joined("turn"), joined("plan")
-    lane_count = plans.lanes[plan]
-    owner = np.repeat(np.arange(len(plan)), lane_count)
-    local = np.arange(len(owner)) - np.repeat(starts(lane_count)[:-1], lane_count)
-    # A group has a set of ports for every dimension, other transfers one set.
-    dimension = np.concatenate([np.zeros(0, np.int64), *(lanes[p] for p in plan)])
     problem.arrays |= {
         "transfers": engine.Transfers(
             joined("need"), joined("queue"), joined("delay"),
             np.concatenate([np.zeros(firsts[1]), parts[1].landing, np.zeros(len(parts[2].plan))]),
-            plan, starts(lane_count)[:-1], starts(plans.chunks[plan])[:-1],
+            plan, starts(table.jobs()[plan])[:-1], starts(plans.chunks[plan])[:-1],
             *_rows(of, node, len(plan)), *_rows(received, parts[1].receiver, len(plan)),
         ),
         "plans": plans,
         "sets": sets,
-        "job_set": joined("set")[owner] + np.where(owner < firsts[1], dimension, 0),
-        "job_transfer": owner,
-        "job_lane": local,
+        **_jobs(table, plan, joined("set"), parts[0].job_sets),
     }  # fmt: skip
+
+
+def _jobs(table: Table, plan: Ints, first_set: Ints, known: list[Ints]) -> dict[str, Ints]:
+    """Of each job its transfer, its lane there and its set: what is ``known`` of the first transfers, or the transfer's
+    first set and the lane's dimension (other transfers than a group's have one set, and dimension 0)."""
+    counts = table.jobs()[plan]
+    owner = np.repeat(np.arange(len(plan)), counts)
+    none = np.zeros(0, np.int64)
+    lanes = [
+        np.repeat(np.arange(len(s)), [len(x.share) for x in s]) if s else np.arange(len(found))
+        for s, found in zip(table.schedules, table.lanes, strict=True)
+    ]
+    dimension = np.concatenate([none, *(table.lanes[p] for p in plan[len(known) :])])
+    rest = first_set[owner[len(owner) - len(dimension) :]] + dimension
+    return {
+        "job_transfer": owner,
+        "job_lane": np.concatenate([none, *(lanes[p] for p in plan)]),
+        "job_set": np.concatenate([none, *known, rest]),
+    }
 
 
 def _some(call: prepare.Call, chosen: NDArray[np.bool_]) -> prepare.Call:
@@ -136,7 +119,14 @@ class _Collectives:
     """Transfers of groups: one for each class of groups and turn."""
 
     def __init__(
-        self, problem: prepare.Problem, classes: Ints, call: prepare.Call, table: Table, sets: Sets, gather: str
+        self,
+        problem: prepare.Problem,
+        classes: Ints,
+        call: prepare.Call,
+        table: Table,
+        sets: Sets,
+        gather: str,
+        network: Network | None,
     ) -> None:
         groups = problem.layout.groups
         labels, first = np.unique(classes, return_index=True)
@@ -153,9 +143,34 @@ class _Collectives:
         found = members(problem, first)
         self.need = found.need[pairs // turns]
         self.queue = pairs // turns if problem.system.comm_streams is None else np.full(len(pairs), -1)
+        self.job_sets: list[Ints] = []
+        if network is not None:
+            self.set = np.zeros(len(pairs), np.int64)
+            self._lay(network, problem, kind, size, table)
+            return
         dimensions = len(problem.system.sizes)
         self.set = sets.add_ports(found.ptr, found.actor, found.times, dimensions)[pairs // turns]
         self.plan, self.delay = _plans(problem.system, kind, groups.shares[self.group], size, table)
+
+    def _lay(self, network: Network, problem: prepare.Problem, kind: Ints, size: Floats, table: Table) -> None:
+        """Plans of messages, and the links of each message of each transfer."""
+        groups = problem.layout.groups
+        self.plan, self.delay = np.zeros(len(kind), np.int64), np.zeros(len(kind))
+        known: dict[Any, tuple[int, float, Ints]] = {}
+        for o, group in enumerate(self.group):
+            key = (int(kind[o]), int(group), float(size[o]))
+            if key not in known:
+                ranks = np.sort(groups.of(group))
+                laid = lay(network, Collective(int(kind[o])), ranks, groups.shares[group], float(size[o]))
+                plan = table.add(("flows", *key), laid.lane, laid.size, laid.schedules)
+                routes = [
+                    network.route(int(ranks[a]), int(ranks[b]))
+                    for s in laid.schedules
+                    for a, b in zip(s.source, s.target, strict=True)
+                ]
+                known[key] = plan, laid.delay, np.asarray(routes, np.int64)
+            self.plan[o], self.delay[o], routes = known[key]
+            self.job_sets.append(routes)
 
 
 class Members(NamedTuple):

@@ -10,7 +10,8 @@ import numpy as np
 
 from dse.errors import Fault, SpecError
 from dse.study.quantities import BEST, at_point, ratio
-from dse.study.spec import OF_MEASURED, OF_SEARCHES, Figure, Study
+from dse.study.simulated_plots import draw_simulated
+from dse.study.spec import OF_MEASURED, OF_SEARCHES, OF_SIMULATIONS, Figure, Study
 from dse.view import figures as draw
 from dse.view import theme
 from dse.view.accuracy import predicted_vs_measured, ranking
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dse.explore.result import Result
     from dse.explore.search.found import SearchResult
     from dse.study.corpus import Compared
+    from dse.study.simulations import SimulationTable
 
 
 def draw_all(
@@ -32,6 +34,7 @@ def draw_all(
     verdicts: pd.DataFrame,
     compared: Mapping[str, Compared],
     searched: Mapping[str, SearchResult],
+    simulated: Mapping[str, SimulationTable],
 ) -> dict[str, go.Figure]:
     """Every figure of a study by id.
 
@@ -46,6 +49,8 @@ def draw_all(
                 found[figure.id] = _accuracy(figure, compared[figure.run or ""])
             elif figure.kind in OF_SEARCHES:
                 found[figure.id] = _searched(figure, searched[figure.run or ""])
+            elif figure.kind in OF_SIMULATIONS:
+                found[figure.id] = draw_simulated(figure, simulated[figure.run or ""])
             else:
                 found[figure.id] = _draw(figure, study, results, verdicts)
         except SpecError as error:

@@ -20,6 +20,7 @@ from dse.study.export import WRITERS, write_atomically
 from dse.study.measured_report import cell, limit_lines, table_lines
 from dse.study.provenance import commit, digest, provenance, version
 from dse.study.searches import report_lines as search_lines
+from dse.study.simulated import report_lines as simulation_lines
 from dse.study.spec import Study
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dse.explore.result import Result
     from dse.explore.search.found import SearchResult
     from dse.study.corpus import Compared
+    from dse.study.simulations import SimulationTable
 
 PACKAGES = ("numpy", "xarray", "pandas", "pyarrow", "pydantic", "plotly", "kaleido")
 WIDTH, SCALE = 1280, 1.5
@@ -123,6 +125,7 @@ def report_text(
     images: set[str],
     measured: Mapping[str, Compared],
     searches: Mapping[str, SearchResult],
+    simulations: Mapping[str, SimulationTable],
 ) -> str:
     """``report.md``: the question, what came out against what was published, the figures and the notes."""
     short = int((verdicts["verdict"] != PASS).sum())
@@ -144,6 +147,7 @@ def report_text(
         lines.append(f"| {run.id} | {cell(run.title)} | {count} | [CSV]({run.id}.csv), [Parquet]({run.id}.parquet) |")
     lines += [""] if study.runs else []
     lines += search_lines(study.searches, searches)
+    lines += simulation_lines(study.simulations, simulations, cell)
     for found in measured.values():
         lines += table_lines(found)
     for group in dict.fromkeys(verdicts["group"]) if len(verdicts) else ():
@@ -192,6 +196,7 @@ def provenance_text(
     tables: list[Path],
     measured: Mapping[str, Compared],
     searches: Mapping[str, SearchResult],
+    simulations: Mapping[str, SimulationTable],
 ) -> str:
     """``provenance.json``: versions, commit, digests of the inputs and of the tables that came out."""
     names = ["study.yaml", *([study.expected] if study.expected else [])]
@@ -217,6 +222,8 @@ def provenance_text(
             name: {"rows": len(part.selected), "sha256": hashlib.sha256(part.selected.to_csv().encode()).hexdigest()}
             for name, part in measured.items()
         }
+    if simulations:
+        found["simulations"] = {name: digest(table.block) for name, table in simulations.items()}
     if searches:
         found["searches"] = {name: {**search.provenance, "seed": search.seed} for name, search in searches.items()}
     return json.dumps(found, indent=2, sort_keys=True) + "\n"

@@ -10,7 +10,7 @@ import csv
 import difflib
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,9 +19,11 @@ from dse.spec.base import Spec
 from dse.spec.catalogue import asset_root
 from dse.spec.fields import Count, Name, Switch, Text
 from dse.spec.load import read_yaml
-from dse.study.fields import PlainFile, Point, Prose
+from dse.study.fields import PlainFile, Point, PointText, Prose
 from dse.study.measured import Average, Measured
 from dse.study.searches import SearchCheck, Searched
+from dse.study.simulated import SimulationCheck
+from dse.study.simulations import Simulated
 
 # Where a value to compare with comes from: printed in the paper, recorded by its authors' simulator, computed again
 # from their method by someone else, or only a direction that must hold.
@@ -29,7 +31,8 @@ Label = Literal["paper", "recorded", "re-derived", "trend"]
 
 
 OF_MEASURED = ("accuracy", "ranking")  # kinds of figures whose run is a measured table
-OF_SEARCHES = ("front", "parallel")  # and those whose run is a search
+OF_SEARCHES = ("front", "parallel")  # those whose run is a search
+OF_SIMULATIONS = ("bars", "parts", "curves")  # and those whose run is a block of simulations
 
 
 class RunAxis(Spec):
@@ -79,13 +82,15 @@ class Figure(Spec):
     feasible value with the least step time. Figures of measured tables are ``accuracy`` (predicted over measured step
     time, or peak memory where ``quantity`` is ``memory``; ``by`` is the column that colours) and ``ranking`` (places in
     each sweep); their ``run`` is a measured table. Figures of searches are ``front`` (columns ``x`` and ``y``, coloured
-    ``by``) and ``parallel``.
+    ``by``) and ``parallel``. Figures of simulations are ``bars`` and ``curves`` of a quantity ``along`` a column, one
+    colour for each value of ``by`` (two columns: ``system, variant``), and ``parts`` of the time stacked. Where several
+    rows fall on one point of a curve, the best is shown.
     """
 
     id: Name
     kind: Literal[
         "breakdown", "footprint", "heatmap", "lines", "comparison", "roofline", "verdicts", "accuracy", "ranking",
-        "front", "parallel",
+        "front", "parallel", "bars", "parts", "curves",
     ]  # fmt: skip
     run: Name | None = None
     title: Text = ""
@@ -140,17 +145,6 @@ class Trend(Spec):
         return self
 
 
-def _point(text: str) -> Point:
-    """``"tp=8;zero_stage=2"`` as a mapping."""
-    point: Point = {}
-    for part in filter(None, (item.strip() for item in text.split(";"))):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (name and equals and value):
-            raise ValueError("must look like tp=8;zero_stage=2")
-        point[name] = value
-    return point
-
-
 class Expected(Spec):
     """A published number and how far ours may lie from it.
 
@@ -162,9 +156,9 @@ class Expected(Spec):
     check: Text
     run: Name
     quantity: Text
-    at: Point = Field(default_factory=dict)
+    at: PointText = Field(default_factory=dict)
     reference_run: Name | None = None
-    reference_at: Point = Field(default_factory=dict)
+    reference_at: PointText = Field(default_factory=dict)
     scale: float = 1.0
     published: float
     unit: Text = "1"
@@ -173,16 +167,12 @@ class Expected(Spec):
     label: Label
     source: Text = ""
 
-    @field_validator("at", "reference_at", mode="before")
-    @classmethod
-    def _as_point(cls, value: Any) -> Any:
-        return _point(value) if isinstance(value, str) else value
-
 
 class Study(Spec):
     """A study. ``defaults`` holds fields that runs share; a run's own strategy fields override those.
 
-    It has runs (sweeps), ``measured`` tables that predictions are held against, ``searches``, or several of these.
+    It has runs (sweeps), ``measured`` tables that predictions are held against, ``searches``, ``simulations``, or
+    several of these. The table named by ``simulation_values`` holds more ``simulation_checks``, one a row.
     """
 
     id: Name
@@ -193,11 +183,14 @@ class Study(Spec):
     runs: tuple[Run, ...] = ()
     measured: tuple[Measured, ...] = ()
     searches: tuple[Searched, ...] = ()
+    simulations: tuple[Simulated, ...] = ()
     figures: tuple[Figure, ...] = ()
     expected: PlainFile | None = None
     trends: tuple[Trend, ...] = ()
     averages: tuple[Average, ...] = ()
     search_checks: tuple[SearchCheck, ...] = ()
+    simulation_values: PlainFile | None = None
+    simulation_checks: tuple[SimulationCheck, ...] = ()
     workbench: dict[str, Any] = Field(default_factory=dict)  # what dse.app.saved keeps: views, locks, versions
 
     @model_validator(mode="before")
@@ -220,8 +213,8 @@ class Study(Spec):
 
     @model_validator(mode="after")
     def _not_empty(self) -> Study:
-        if not self.runs and not self.measured and not self.searches:
-            raise ValueError("a study needs runs, measured tables or searches")
+        if not (self.runs or self.measured or self.searches or self.simulations):
+            raise ValueError("a study needs runs, measured tables, searches or simulations")
         return self
 
 
@@ -273,10 +266,14 @@ def load_study(name_or_path: str | Path) -> tuple[Study, list[Expected], Path]:
     if declared != "study":
         raise SpecError([Fault("kind", repr(declared)[:60], "expected a file of kind 'study'", str(path))])
     study = Study.parse(data, where=str(path), lines=lines)
-    faults = _reference_faults(study, str(path))
+    faults: list[Fault] = []
     expected: list[Expected] = []
+    if study.simulation_values:
+        values, faults = _read_rows(path.parent / study.simulation_values, SimulationCheck)
+        study = study.model_copy(update={"simulation_checks": (*values, *study.simulation_checks)})
+    faults += _reference_faults(study, str(path))
     if study.expected:
-        expected, more = _read_expected(path.parent / study.expected, {run.id for run in study.runs})
+        expected, more = _read_rows(path.parent / study.expected, Expected, {run.id for run in study.runs})
         faults += more
     if faults:
         raise SpecError(faults)
@@ -286,15 +283,23 @@ def load_study(name_or_path: str | Path) -> tuple[Study, list[Expected], Path]:
 def _reference_faults(study: Study, where: str) -> list[Fault]:
     """Ids given twice, and references to runs that are not there."""
     runs, tables = [run.id for run in study.runs], [block.id for block in study.measured]
-    searches = [block.id for block in study.searches]
+    searches, simulations = [block.id for block in study.searches], [block.id for block in study.simulations]
     faults = []
-    for what, ids in (("runs", [*runs, *tables, *searches]), ("figures", [figure.id for figure in study.figures])):
+    for what, ids in (
+        ("runs", [*runs, *tables, *searches, *simulations]),
+        ("figures", [figure.id for figure in study.figures]),
+    ):
         twice = sorted({name for name in ids if ids.count(name) > 1})
         faults += [Fault(what, name, "this id is given twice", where) for name in twice]
     uses: list[tuple[str, Any]] = []
+    others = (
+        (OF_MEASURED, tables, "a measured table"),
+        (OF_SEARCHES, searches, "a search"),
+        (OF_SIMULATIONS, simulations, "a block of simulations"),
+    )
     for i, figure in enumerate(study.figures):
-        if figure.kind in (*OF_MEASURED, *OF_SEARCHES):
-            known, what = (tables, "a measured table") if figure.kind in OF_MEASURED else (searches, "a search")
+        if found := next((found for kinds, *found in others if figure.kind in kinds), None):
+            known, what = found
             if (figure.run or "") not in known:
                 rule = _no_run(figure.run or "", known, what)
                 faults.append(Fault(f"figures.{i}.run", repr(figure.run), rule, where))
@@ -315,6 +320,16 @@ def _reference_faults(study: Study, where: str) -> list[Fault]:
             for name in (check.search, check.reference)
             if name is not None and name not in searches
         ]
+    faults += [
+        Fault(
+            f"simulation_checks.{i}",
+            repr(check.simulation),
+            _no_run(check.simulation, simulations, others[2][2]),
+            where,
+        )
+        for i, check in enumerate(study.simulation_checks)
+        if check.simulation not in simulations
+    ]
     for i, average in enumerate(study.averages):
         uses += [(f"averages.{i}.runs", name) for name in average.runs]
     faults += [
@@ -332,11 +347,15 @@ def _no_run(name: str, runs: Any, what: str = "a run") -> str:
     return f"must be one of {', '.join(runs)}" if runs else f"must be {what} of this study, and it has none"
 
 
-def _read_expected(path: Path, runs: set[str]) -> tuple[list[Expected], list[Fault]]:
+Row = TypeVar("Row", Expected, SimulationCheck)
+
+
+def _read_rows(path: Path, kind: type[Row], runs: set[str] | None = None) -> tuple[list[Row], list[Fault]]:
+    """The rows of a table of values, whose ``run`` and ``reference_run`` must be among ``runs``."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        return [], [Fault("expected", path.name, f"cannot be read: {error}"[:200])]
+        return [], [Fault("file", path.name, f"cannot be read: {error}"[:200])]
     found, faults = [], []
     for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
         if None in row:
@@ -344,11 +363,11 @@ def _read_expected(path: Path, runs: set[str]) -> tuple[list[Expected], list[Fau
             continue
         cells = {key: value.strip() for key, value in row.items() if value and value.strip()}
         try:
-            entry = Expected.parse(cells, where=f"{path}:{number}")
+            entry = kind.parse(cells, where=f"{path}:{number}")
         except SpecError as error:
             faults += error.faults
             continue
-        for field in ("run", "reference_run"):
+        for field in ("run", "reference_run") if runs is not None else ():
             if getattr(entry, field) is not None and getattr(entry, field) not in runs:
                 rule = _no_run(getattr(entry, field), sorted(runs))
                 faults.append(Fault(field, repr(getattr(entry, field)), rule, f"{path}:{number}"))

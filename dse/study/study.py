@@ -15,6 +15,8 @@ from dse.study.corpus import Compared, compare_table
 from dse.study.limits import EXTRA, limit_rows, tables_of
 from dse.study.plots import draw_all
 from dse.study.searches import check_row, run_search
+from dse.study.simulated import simulation_rows
+from dse.study.simulations import SimulationTable, run_simulations
 from dse.study.spec import Expected, Run, Study, load_study, studies
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class StudyReport:
             source; of measured tables also sample (had the constants seen the rows?), held_out, cause.
         measured: the predicted rows of each measured table.
         searches: what each search found.
+        simulations: what each block of simulations gave.
         figures: Plotly figures by id.
         files: what was written, in order.
     """
@@ -52,6 +55,7 @@ class StudyReport:
     out: Path | None = None
     measured: dict[str, Compared] = field(default_factory=dict)
     searches: dict[str, SearchResult] = field(default_factory=dict)
+    simulations: dict[str, SimulationTable] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     @property
@@ -110,12 +114,18 @@ def run_study(
             searched[search.id] = run_search(search, lambda value: _beside(value, folder))
         except SpecError as error:
             faults += [replace(f, path=f"searches.{index} ({search.id}): {f.path}") for f in error.faults]
+    simulated: dict[str, SimulationTable] = {}
+    for index, given in enumerate(study.simulations):
+        try:
+            simulated[given.id] = run_simulations(given, lambda value: _beside(value, folder), say)
+        except SpecError as error:
+            faults += [replace(f, path=f"simulations.{index} ({given.id}): {f.path}") for f in error.faults]
     if faults:
         raise SpecError(faults)
-    verdicts = _verdicts(study, expected, results, compared, searched)
-    figures = draw_all(study, results, verdicts, compared, searched)
+    verdicts = _verdicts(study, expected, results, compared, searched, simulated)
+    figures = draw_all(study, results, verdicts, compared, searched, simulated)
     shown = [*SHOWN, *(EXTRA if compared else ())]
-    found = StudyReport(study, results, verdicts[shown], figures, target, compared, searched)
+    found = StudyReport(study, results, verdicts[shown], figures, target, compared, searched, simulated)
     if target is not None:
         found.files.extend(_write(found, folder, target, say, images=images))
     for row in verdicts[verdicts["verdict"] != PASS].itertuples():
@@ -132,13 +142,17 @@ def _verdicts(
     results: Mapping[str, Result],
     compared: Mapping[str, Compared],
     searched: Mapping[str, SearchResult],
+    simulated: Mapping[str, SimulationTable],
 ) -> pd.DataFrame:
-    """Checks of sweeps and searches, and after them those of measured tables, which have columns of their own."""
+    """Checks of sweeps, searches and simulations, then those of measured tables, which have columns of their own."""
     import pandas as pd
 
     verdicts = verdict_table(study, expected, results)
     if study.search_checks:
         more = [check_row(check, searched, (PASS, SHORT)) for check in study.search_checks]
+        verdicts = pd.DataFrame([*verdicts.to_dict("records"), *more], columns=verdicts.columns)
+    if study.simulation_checks:
+        more = simulation_rows(study.simulation_checks, simulated, (PASS, SHORT))
         verdicts = pd.DataFrame([*verdicts.to_dict("records"), *more], columns=verdicts.columns)
     if not compared:
         return verdicts
@@ -177,13 +191,16 @@ def _write(found: StudyReport, folder: Path, out: Path, say: Callable[[str], Non
         files += report.write_table(search.table, out, name, (".parquet",))
         files += report.write_table(search.front, out, f"{name}-front", (".csv",))
         say(f"search {name}: {search.evaluated:,} designs on {len(search.points):,} of hardware")
+    for name, simulated in found.simulations.items():
+        files += report.write_table(simulated.frame(), out, name)
     files += report.write_table(found.verdicts, out, "verdicts")
     tables = list(files)
     drawn = report.write_figures(found.figures, out, say, images=images)
     pictures = {path.stem for path in drawn if path.suffix == ".png"}
     files += drawn
-    text = report.report_text(found.study, found.verdicts, found.results, pictures, found.measured, found.searches)
+    blocks = (found.measured, found.searches, found.simulations)
+    text = report.report_text(found.study, found.verdicts, found.results, pictures, *blocks)
     files.append(report.write_bytes(out / "report.md", text.encode()))
-    facts = report.provenance_text(found.study, folder, found.results, tables, found.measured, found.searches)
+    facts = report.provenance_text(found.study, folder, found.results, tables, *blocks)
     files.append(report.write_bytes(out / "provenance.json", facts.encode()))
     return files

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dse.trace.columns import Trace, TraceSet
 from dse.trace.dialects import columns
 from dse.trace.files import read, stream, write
+from dse.trace.generate import generate
+from dse.trace.record import record
 from dse.trace.schema import Attribute, Collective, IOInfo, Kind, Metadata, Node
 from dse.trace.sets import load, save
 from dse.trace.validate import Finding, validate
@@ -21,8 +23,10 @@ __all__ = [
     "Trace",
     "TraceSet",
     "columns",
+    "generate",
     "load",
     "read",
+    "record",
     "save",
     "stream",
     "validate",

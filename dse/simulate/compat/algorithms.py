@@ -6,7 +6,7 @@ over local memory); then the NPU sends the next message and expects the next one
 
 from __future__ import annotations
 
-from dse.simulate.compat.arrays import compiled
+from dse.simulate.compat.arrays import inner
 
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.events import register
@@ -15,7 +15,7 @@ from dse.simulate.compat.wires import recv, send
 RUNS, OVER = 0, 1  # what a step of an algorithm returns
 
 
-@compiled
+@inner
 def _log2(n):
     k = 0
     while n > 1:
@@ -24,7 +24,7 @@ def _log2(n):
     return k
 
 
-@compiled
+@inner
 def peer(w, s, index):
     """The rank at a place of the stream's ring."""
     st = w.streams
@@ -33,7 +33,7 @@ def peer(w, s, index):
     return st[s, L.S_RANK] + (index - st[s, L.S_IDX]) * st[s, L.S_STRIDE]
 
 
-@compiled
+@inner
 def place(w, s):
     """The place of the stream's NPU in its ring."""
     st = w.streams
@@ -47,7 +47,7 @@ def place(w, s):
     return i
 
 
-@compiled
+@inner
 def setup(w, s, x):
     """Prepare phase ``x`` (a row of the plan) of stream ``s``: counts, message size, and what the phase leaves."""
     st = w.streams
@@ -78,19 +78,19 @@ def setup(w, s, x):
             st[s, L.S_PAR] = n - 1 if ph[L.X_WINDOW] < 0 else min(ph[L.X_WINDOW], n - 1)
 
 
-@compiled
+@inner
 def _reduction(w, size):
     return 3 * int(size / w.local[0] * 1e9)
 
 
-@compiled
+@inner
 def _bundle(w, s, processed):
     """Have a message pass the endpoint; reduced on the way where ``processed``."""
     st = w.streams
     register(w, st[s, L.S_RANK], st[s, L.S_EP], L.CALL_BUNDLE, s, processed, st[s, L.S_SIZE])
 
 
-@compiled
+@inner
 def _halve(w, s):
     """The partner and size of a message, and those of the one after it."""
     st = w.streams
@@ -106,7 +106,7 @@ def _halve(w, s):
         st[s, L.S_OFFSET], st[s, L.S_SIZE] = off // 2, st[s, L.S_SIZE] * 2
 
 
-@compiled
+@inner
 def _insert(w, s):
     """A message to send: after ``S_ZERO`` that cost the endpoint only, ``S_NONZERO`` that may be reduced."""
     st = w.streams
@@ -131,7 +131,7 @@ def _insert(w, s):
         _halve(w, s)
 
 
-@compiled
+@inner
 def _exchange(w, s):
     """Send the oldest message that may go, and expect one; nothing if there is none."""
     st = w.streams
@@ -158,7 +158,7 @@ def _exchange(w, s):
     st[s, L.S_FREE] -= 1
 
 
-@compiled
+@inner
 def begin(w, s):
     """Start the phase for which :func:`setup` prepared the stream."""
     st = w.streams
@@ -169,7 +169,7 @@ def begin(w, s):
             _insert(w, s)
 
 
-@compiled
+@inner
 def step(w, s, received):
     """A message has come in (``received``) or has passed the endpoint: go on; OVER when the phase is."""
     st = w.streams
@@ -190,7 +190,7 @@ def step(w, s, received):
     return OVER if st[s, L.S_COUNT] == 0 and st[s, L.S_FREE] == st[s, L.S_PAR] else RUNS
 
 
-@compiled
+@inner
 def _family(w, s):
     """Parent, first and second child of the stream's NPU in its tree, as places; -1 where there is none.
 
@@ -211,19 +211,19 @@ def _family(w, s):
     return parent, j - (bit >> 1) + shift, j + (bit >> 1) + shift
 
 
-@compiled
+@inner
 def _to(w, s, place_):
     st = w.streams
     send(w, st[s, L.S_RANK], peer(w, s, place_), st[s, L.S_TAG], st[s, L.S_SIZE], 0, L.NOBODY, 0)
 
 
-@compiled
+@inner
 def _from(w, s, place_):
     st = w.streams
     recv(w, peer(w, s, place_), st[s, L.S_RANK], st[s, L.S_TAG], st[s, L.S_SIZE], 0, L.STREAM, s)
 
 
-@compiled
+@inner
 def tree_step(w, s, received):
     """One step of the double binary tree: the whole chunk goes up to the root and down again."""
     st = w.streams

@@ -13,8 +13,10 @@ from numba.experimental import structref
 from dse.simulate.compat.layout import State
 
 
-# Times and sizes are integers and never divided by zero, so no code for that exception.
+# Nothing is divided by zero, so no code for that exception. Functions that only compiled code calls need nothing for Python
+# to call them, which is most of what takes time to compile.
 compiled = njit(cache=True, error_model="numpy")
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
 
 
 @structref.register

@@ -143,7 +143,7 @@ def _comm(row: Ints, trace: Trace, at: int, traces: TraceSet, tables: Tables, di
         why = L.NO_SRC if trace.src[at] < 0 and not trace.relative else L.FINE
     if kind != Kind.COLL:
         row[L.N_MASK] = trace.relative  # the peer is so many ranks away
-    if why == L.FINE and trace.size[at] <= 0:
+    if why == L.FINE and kind != Kind.COLL and trace.size[at] <= 0:
         why = L.NO_SIZE
     if why == L.FINE and kind == Kind.COLL:
         comm = COMMS.get(Collective(trace.coll[at])) if trace.coll[at] >= 0 else None
@@ -152,6 +152,8 @@ def _comm(row: Ints, trace: Trace, at: int, traces: TraceSet, tables: Tables, di
             row[L.N_SLOT] = L.COMM
         elif comm is None:
             why = L.UNSUPPORTED if trace.coll[at] >= 0 else L.NO_TYPE
+        elif trace.size[at] < 0:
+            why = L.NO_SIZE
         else:
             _collective(row, trace, at, comm, traces, tables, dims)
     if why != L.FINE:

@@ -6,12 +6,12 @@ between them. Which of two chunks enters a queue first can depend on it.
 
 from __future__ import annotations
 
-from dse.simulate.compat.arrays import compiled
+from dse.simulate.compat.arrays import inner
 
 from dse.simulate.compat import layout as L
 
 
-@compiled
+@inner
 def take(pool, clock, first, column):
     """A free row of a pool, or row 0, which nobody uses, and the mark that the pool is full."""
     row = clock[first]
@@ -22,14 +22,14 @@ def take(pool, clock, first, column):
     return row
 
 
-@compiled
+@inner
 def give(pool, clock, first, column, row):
     """Put a row back."""
     pool[row, column] = clock[first]
     clock[first] = row
 
 
-@compiled
+@inner
 def _before(heap, a, b):
     if heap[a, L.TIME] != heap[b, L.TIME]:
         return heap[a, L.TIME] < heap[b, L.TIME]
@@ -38,13 +38,13 @@ def _before(heap, a, b):
     return heap[a, L.ORDER] < heap[b, L.ORDER]
 
 
-@compiled
+@inner
 def _swap(heap, a, b):
     for k in range(5):
         heap[a, k], heap[b, k] = heap[b, k], heap[a, k]
 
 
-@compiled
+@inner
 def push(w, time, born, what, arg):
     """Schedule an event."""
     heap, clock = w.heap, w.clock
@@ -63,7 +63,7 @@ def push(w, time, born, what, arg):
         at = above
 
 
-@compiled
+@inner
 def pop(w):
     """Take the next event out and set the time: (what, argument)."""
     heap, clock = w.heap, w.clock
@@ -87,7 +87,7 @@ def pop(w):
     return what, arg
 
 
-@compiled
+@inner
 def register(w, rank, delay, kind, a, b, c):
     """Have NPU ``rank`` call itself ``delay`` ns from now."""
     clock, items, batches = w.clock, w.items, w.batches
@@ -110,7 +110,7 @@ def register(w, rank, delay, kind, a, b, c):
     push(w, time, clock[L.NOW], L.BATCH, batch * len(w.pending) + rank)
 
 
-@compiled
+@inner
 def close_batch(w, rank, batch):
     """Take a batch that has run out of its NPU's list."""
     batches = w.batches

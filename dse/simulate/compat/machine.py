@@ -192,7 +192,7 @@ def _group_table(traces: TraceSet, slots: dict[str, Ints], ranks: int) -> tuple[
     return out, starts[:-1]
 
 
-def start(w: Any, at: Ints | None, ranks: int) -> None:
+def begin_all(w: Any, at: Ints | None, ranks: int) -> None:
     """Have every NPU start, at time 0 or when ``at`` [R] says; nodes without dependences are ready."""
     from dse.simulate.compat.work import begin
 
@@ -212,7 +212,7 @@ def exactly(program: Program, fold: bool = False, at: Ints | None = None) -> Sta
     while True:
         w = state(program, scale, False, fold)
         packed = pack(w)
-        start(packed, at, len(w.ranks))
+        begin_all(packed, at, len(w.ranks))
         advance(packed)
         if not w.clock[L.FULL]:
             return w

@@ -72,7 +72,7 @@ def chunk_size(size: int, comm: int, splits: int, npus: int) -> tuple[int, int]:
     chunk = size // splits
     if comm != L.AG and npus > chunk:
         return npus, splits * npus
-    if chunk == 0:
+    if chunk == 0 < size:
         raise SpecError([Fault("comm_size", str(size), f"must be at least preferred-dataset-splits ({splits}) bytes")])
     return chunk, size
 
@@ -136,7 +136,7 @@ def make(dims: list[Ring], takes: list[bool], comm: int, size: int, npus: int, s
             if not plan.chunks[-1]:
                 break
         return [plan]
-    count = math.ceil(size / chunk)
+    count = math.ceil(size / chunk) if size else 0
     if system.inter_dimension_scheduling != "roundRobin" or len(dims) == 1:
         return [Plan([_phases(dims, order, takes, comm, chunk, system)] * count)]
     plans = []

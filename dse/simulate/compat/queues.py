@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dse.simulate.compat.arrays import compiled
+from dse.simulate.compat.arrays import inner
 
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.algorithms import begin, setup
@@ -11,7 +11,7 @@ from dse.simulate.compat.events import give, take
 FIFO, REDUCE_GATHER, SMALLEST = range(3)
 
 
-@compiled
+@inner
 def take_queue(w, rank, level, how):
     """The queue of a dimension for the next chunk, and the direction of its ring: all in turn, or one half of them."""
     n = w.settings[L.G_QUEUES]
@@ -28,7 +28,7 @@ def take_queue(w, rank, level, how):
     return first + at, -1
 
 
-@compiled
+@inner
 def _place(w, row, s):
     """The stream before which ``s`` is put into a queue (0: at its end), and the one before that."""
     st, intra = w.streams, w.settings[L.G_INTRA]
@@ -61,7 +61,7 @@ def _place(w, row, s):
     return before, at
 
 
-@compiled
+@inner
 def _start_some(w, rank, queue):
     """Start the streams of a queue that may run now."""
     st = w.streams
@@ -77,7 +77,7 @@ def _start_some(w, rank, queue):
         at = st[at, L.S_NEXT]
 
 
-@compiled
+@inner
 def _unlink(w, row, s):
     st = w.streams
     if w.queues[row, L.Q_HEAD] == s:
@@ -89,7 +89,7 @@ def _unlink(w, row, s):
     st[at, L.S_NEXT] = st[s, L.S_NEXT]
 
 
-@compiled
+@inner
 def _enter(w, s):
     """Put a stream into the queue of its phase."""
     st = w.streams
@@ -107,7 +107,7 @@ def _enter(w, s):
         w.queues[row, L.Q_HEAD] = s
 
 
-@compiled
+@inner
 def leave(w, s, ends):
     """A stream is done with a phase: on to the next, or out (``ends``); the next of each queue starts."""
     st = w.streams
@@ -125,7 +125,7 @@ def leave(w, s, ends):
         _start_some(w, rank, st[s, L.S_QUEUE])
 
 
-@compiled
+@inner
 def launch(w, rank, node, plan, group, member):
     """Start a collective at one NPU: a stream for each chunk. False if no dimension takes part: it then never ends."""
     st, clock, r = w.streams, w.clock, w.ranks[rank]

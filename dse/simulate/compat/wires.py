@@ -7,7 +7,7 @@ order of arrival.
 
 from __future__ import annotations
 
-from dse.simulate.compat.arrays import compiled
+from dse.simulate.compat.arrays import inner
 
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.events import give, push, take
@@ -16,7 +16,7 @@ SMALL = 8192  # bytes of the message that asks, where sends wait for receives (r
 ASKING = 1 << 50  # added to the tag of such a message
 
 
-@compiled
+@inner
 def delay(w, src, dst, size):
     """Time of a message in whole ns, without congestion."""
     for d in range(len(w.sizes)):
@@ -32,14 +32,14 @@ def delay(w, src, dst, size):
     return 0
 
 
-@compiled
+@inner
 def _bucket(w, tag, src, dst, size, off):
     h = (((tag * 1000003 + src) * 1000003 + dst) * 1000003 + size) * 31 + off
     h ^= h >> 29
     return h & (len(w.buckets) - 1)
 
 
-@compiled
+@inner
 def _find(w, tag, src, dst, size, off, side):
     """The oldest message of that description of which only ``side`` is there, taken out of the table; 0 if none."""
     b = _bucket(w, tag, src, dst, size, off)
@@ -63,7 +63,7 @@ def _find(w, tag, src, dst, size, off, side):
     return 0
 
 
-@compiled
+@inner
 def _new(w, tag, src, dst, size, off, side):
     msgs = w.msgs
     m = take(msgs, w.clock, L.MSG0, L.NEXT)
@@ -81,7 +81,7 @@ def _new(w, tag, src, dst, size, off, side):
     return m
 
 
-@compiled
+@inner
 def _send(w, src, dst, tag, size, off, kind, arg):
     m = _find(w, tag, src, dst, size, off, 2)
     if m == 0:
@@ -100,7 +100,7 @@ def _send(w, src, dst, tag, size, off, kind, arg):
         push(w, now + delay(w, src, dst, size), now, L.ARRIVE, m)
 
 
-@compiled
+@inner
 def _recv(w, src, dst, tag, size, off, kind, arg):
     m = _find(w, tag, src, dst, size, off, 1)
     if m == 0:
@@ -112,7 +112,7 @@ def _recv(w, src, dst, tag, size, off, kind, arg):
         push(w, w.clock[L.NOW], w.clock[L.NOW], L.RECV_NOW, m)
 
 
-@compiled
+@inner
 def _kept(w, src, dst, tag, size, off, kind, arg):
     """What is to be done when the other side is ready."""
     m = take(w.msgs, w.clock, L.MSG0, L.NEXT)
@@ -122,7 +122,7 @@ def _kept(w, src, dst, tag, size, off, kind, arg):
     return m
 
 
-@compiled
+@inner
 def send(w, src, dst, tag, size, off, kind, arg):
     """Send; ``kind`` and ``arg`` say who is told when it has arrived."""
     if w.settings[L.G_RENDEZVOUS]:
@@ -132,7 +132,7 @@ def send(w, src, dst, tag, size, off, kind, arg):
         _send(w, src, dst, tag, size, off, kind, arg)
 
 
-@compiled
+@inner
 def recv(w, src, dst, tag, size, off, kind, arg):
     """Receive; ``kind`` and ``arg`` say who is told."""
     if w.settings[L.G_RENDEZVOUS]:
@@ -142,7 +142,7 @@ def recv(w, src, dst, tag, size, off, kind, arg):
         _recv(w, src, dst, tag, size, off, kind, arg)
 
 
-@compiled
+@inner
 def go_on(w, m, sends):
     """The small message of a rendezvous has arrived: now the send or receive that waited for it."""
     k = w.msgs[m]
@@ -154,7 +154,7 @@ def go_on(w, m, sends):
         _recv(w, src, dst, tag, size, off, kind, arg)
 
 
-@compiled
+@inner
 def _link(w, here, src, dst):
     """The link out of device ``here`` on the way from src to dst, and where it leads."""
     topology, n = w.sizes[0, 0], w.sizes[0, 1]
@@ -168,7 +168,7 @@ def _link(w, here, src, dst):
     return 2 * here, (here + 1) % n
 
 
-@compiled
+@inner
 def _cross(w, link, m):
     """Put a message on a free link."""
     size, now = w.msgs[m, L.SIZE], w.clock[L.NOW]
@@ -177,7 +177,7 @@ def _cross(w, link, m):
     push(w, now + int(size / w.rates[0, 0]), now, L.LINK_FREE, link)
 
 
-@compiled
+@inner
 def hop(w, m):
     """Send a message over its next link, or have it wait for it."""
     msgs = w.msgs
@@ -194,7 +194,7 @@ def hop(w, m):
     w.links[link, 2] = m
 
 
-@compiled
+@inner
 def link_free(w, link):
     """A link has sent its message: the next that waits."""
     w.links[link, 0] = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dse.simulate.compat.arrays import compiled
+from dse.simulate.compat.arrays import compiled, inner
 
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.algorithms import OVER, _reduction, step
@@ -14,7 +14,7 @@ NATIVE = 1 << 40  # added to the tags of the trace's own messages
 HEAD = 0
 
 
-@compiled
+@inner
 def _ready_push(w, rank, local):
     """Node ``local`` of a rank has no open dependences: into the heap of its slot, lowest id on top."""
     cls = w.ranks[rank, L.R_CLASS]
@@ -31,7 +31,7 @@ def _ready_push(w, rank, local):
         at = above
 
 
-@compiled
+@inner
 def _ready_pop(w, rank, slot):
     base = w.ranks[rank, L.R_BASE] + w.slot_ptr[w.ranks[rank, L.R_CLASS], slot]
     n = w.ready_n[rank, slot] - 1
@@ -52,7 +52,7 @@ def _ready_pop(w, rank, slot):
     return top
 
 
-@compiled
+@inner
 def _finish(w, rank, local, put_off):
     """A node has ended: its slot is free, and its children lose a dependence. The number of children put off."""
     r = w.ranks[rank]
@@ -72,7 +72,7 @@ def _finish(w, rank, local, put_off):
     return put_off
 
 
-@compiled
+@inner
 def _memory(w, rank, local, row):
     """A load or store of remote memory: at once, or in turn where a memory serves several NPUs."""
     kind, time = w.settings[L.G_MEMORY], w.nodes[row, L.N_TIME]
@@ -93,13 +93,13 @@ def _memory(w, rank, local, row):
     w.servers[server, 2] = me
 
 
-@compiled
+@inner
 def _serve(w, rank, local, time, server):
     register(w, rank, time, L.CALL_NODE, local, 0, 0)
     register(w, rank, time, L.CALL_SERVER, server, 0, 0)
 
 
-@compiled
+@inner
 def _next_request(w, server):
     """A memory has served a request: the next that waits."""
     me = w.servers[server, 1]
@@ -118,13 +118,13 @@ def _next_request(w, server):
     _serve(w, low, local, w.nodes[w.class_ptr[w.ranks[low, L.R_CLASS]] + local, L.N_TIME], server)
 
 
-@compiled
+@inner
 def _bad(w, rank, local, why):
     w.clock[L.THROWN], w.clock[L.BAD_RANK], w.clock[L.BAD_NODE] = why, rank, local
     w.ranks[rank, L.R_FAILED] = why
 
 
-@compiled
+@inner
 def _collective(w, rank, local, row):
     """Start a collective; where collectives are answered whole, arrive at it."""
     r = w.ranks[rank]
@@ -167,10 +167,10 @@ def _collective(w, rank, local, row):
     comm[L.C_HERE] += 1
     if comm[L.C_HERE] == comm[L.C_SIZE]:
         comm[L.C_HERE] = 0
-        w.clock[L.ASK] = c + 1
+        w.clock[L.ASK_TOO if w.clock[L.ASK] else L.ASK] = c + 1  # a message that arrives moves two NPUs on
 
 
-@compiled
+@inner
 def _offset(w, rank, mask):
     """The part of a rank's number that lies in the dimensions of a mask (kept in ``settings`` behind the rest)."""
     bits = w.settings[L.MASKS + mask]
@@ -181,7 +181,7 @@ def _offset(w, rank, mask):
     return total
 
 
-@compiled
+@inner
 def _issue(w, rank, local, put_off):
     """Issue a node. The number of children put off, as :func:`_finish`."""
     r, now = w.ranks[rank], w.clock[L.NOW]
@@ -218,7 +218,7 @@ def _issue(w, rank, local, put_off):
     return put_off
 
 
-@compiled
+@inner
 def call(w, rank, local):
     """Tell an NPU that a node has ended (-1: nothing has, it starts): issue what may be issued, see if it is finished.
 
@@ -249,7 +249,7 @@ def call(w, rank, local):
         r[L.R_END] = w.clock[L.NOW]
 
 
-@compiled
+@inner
 def _step(w, s, received):
     """One step of a stream, and what follows when its phase is over."""
     if step(w, s, received) != OVER:
@@ -266,7 +266,7 @@ def _step(w, s, received):
     leave(w, s, ends)
 
 
-@compiled
+@inner
 def _told(w, kind, arg, rank, sends):
     """Tell whoever waits for a message."""
     if kind == L.STREAM:
@@ -277,7 +277,7 @@ def _told(w, kind, arg, rank, sends):
         go_on(w, arg, not sends)
 
 
-@compiled
+@inner
 def _arrive(w, m):
     msgs = w.msgs
     if w.settings[L.G_AWARE] and msgs[m, L.HERE] != msgs[m, L.DST]:
@@ -295,7 +295,7 @@ def _arrive(w, m):
         _told(w, msgs[m, L.SEND_KIND], msgs[m, L.SEND_ARG], msgs[m, L.SRC], True)
 
 
-@compiled
+@inner
 def _run_batch(w, code):
     ranks = len(w.pending)
     batch, rank = code // ranks, code % ranks
@@ -324,8 +324,8 @@ def _run_batch(w, code):
 
 
 @compiled
-def done(w, c, members, times, early):
-    """The members of a communicator end their collective at ``times``; ``early``: how long before that it is certain."""
+def done(w, members, times, early):
+    """NPUs end their collective at ``times``; ``early``: how long before that it is certain."""
     for k in range(len(members)):
         push(w, times[k], times[k] - early, L.DONE, members[k])
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dse.trace.convert.host import HostOp, HostTrace
 from dse.trace.convert.kineto import Event, Profile
+from dse.trace.convert.reading import integer
 from dse.trace.schema import Collective, Kind
 
 # Words in a name without its separators, in the order in which they are looked for.
@@ -25,6 +26,7 @@ WORDS = {
 }
 POINT = {"send": Kind.SEND, "recv": Kind.RECV}
 BACKENDS = ("gloo:", "nccl:", "mpi:", "ucc:", "xccl:", "hccl:")
+MOST = 1 << 20  # ranks of a run
 RECORD = "record_param_comms"
 # Argument of a c10d operator that holds what this rank puts in; a scatter's shares lie in its result.
 INPUT = {Collective.ALL_GATHER: 1, Collective.REDUCE_SCATTER: 1, Collective.ALL_TO_ALL: 1, Collective.GATHER: 1}
@@ -64,27 +66,38 @@ def width_of(dtype: str) -> int:
 
 def groups_of(host: HostTrace, profile: Profile) -> dict[str, list[int]]:
     """Process groups by label, in ranks of the run, from the profiler, kernels' arguments and host trace."""
-    world = int(profile.info.get("world_size", 0) or 0)
+    world = integer(profile.info.get("world_size"), 0)
     listed = profile.info.get("pg_config", [])
     found: dict[str, list[int]] = {}
     for item in [*(listed if isinstance(listed, list) else []), *host.groups]:
+        if not isinstance(item, dict):
+            continue
         label, ranks = str(item.get("pg_name", "")), item.get("ranks") or []
-        size = int(item.get("pg_size", item.get("group_size", 0)) or 0)
-        if not ranks and size and (size == world or label == "0"):
-            ranks = range(size)
-        if label and ranks and not found.get(label):
-            found[label] = [int(rank) for rank in ranks]
+        size = integer(item.get("pg_size", item.get("group_size")), 0)
+        if not ranks and 0 < size <= MOST and (size == world or label == "0"):
+            ranks = list(range(size))
+        if label and label not in found and _are_ranks(ranks):
+            found[label] = list(ranks)
     for event in [*profile.kernels, *profile.host.values()]:
         label, ranks = event.args.get("Process Group Name"), event.args.get("Process Group Ranks")
         if label is not None and ranks and "..." not in str(ranks):
-            found.setdefault(str(label), [int(rank) for rank in re.findall(r"\d+", str(ranks))])
+            row = [int(rank) for rank in re.findall(r"\d{1,18}", str(ranks))]
+            if str(label) not in found and _are_ranks(row):
+                found[str(label)] = row
     return found
+
+
+def _are_ranks(ranks: Any) -> bool:
+    """Whether a list names ranks, each once."""
+    if not isinstance(ranks, list) or not ranks or not all(type(rank) is int and 0 <= rank < MOST for rank in ranks):
+        return False
+    return len(set(ranks)) == len(ranks)
 
 
 def world_of(profile: Profile, groups: Mapping[str, Sequence[int]]) -> int:
     """Number of ranks of the run."""
     return max(
-        int(profile.info.get("world_size", 1) or 1), 1 + max((max(ranks) for ranks in groups.values()), default=0)
+        integer(profile.info.get("world_size"), 1), 1 + max((max(ranks) for ranks in groups.values()), default=0)
     )
 
 
@@ -147,14 +160,14 @@ def of_kernel(
         return None
     kind, coll = found
     width = width_of(str(said.get("dtype", "")))
-    counts = [int(said.get(name, 0) or 0) * width for name in ("In msg nelems", "Out msg nelems")]
+    counts = [max(integer(said.get(name), 0), 0) * width for name in ("In msg nelems", "Out msg nelems")]
     if not any(counts):
-        counts = [int(said.get(name, 0)) for name in ("bytes", "bytes out")]
+        counts = [integer(said.get(name), 0) for name in ("bytes", "bytes out")]
     group = str(said.get("Process Group Name", ""))
     members = groups.get(group, ())
     if kind != Kind.COLL:
         peer = kernel.number("Dst Rank" if kind == Kind.SEND else "Src Rank")
-        local = int(said.get("peer", -1))
+        local = integer(said.get("peer", -1))
         if peer < 0 <= local:
             peer = members[local] if local < len(members) else local
         return Comm(kind, None, max(counts), group, peer)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dse.errors import Fault, SpecError
-from dse.trace.convert.reading import read_json
+from dse.trace.convert.reading import WIDEST, integer, read_json
 
 SCHEMAS = re.compile(r"1\.[01]\.\d+")
 ROOTS = re.compile(r"\[pytorch\|profiler\|execution_(graph|trace)\|(process|thread)\]")
@@ -79,7 +79,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     if not isinstance(value, list):
         return
     if len(value) == 6 and isinstance(value[5], str) and all(isinstance(item, int) for item in value[:5]):
-        yield Tensor(*value)
+        tensor = Tensor(*value)
+        if 0 <= tensor.offset < WIDEST and 0 <= tensor.bytes < WIDEST and tensor.count >= 0:
+            yield tensor
         return
     for item in value:
         yield from _tensors(item)
@@ -99,7 +101,7 @@ def _values(raw: dict[str, Any], name: str) -> Values:
 def _op(raw: dict[str, Any]) -> HostOp:
     attrs = {item["name"]: item.get("value") for item in raw.get("attrs", [])}
     parent = raw["ctrl_deps"] if "ctrl_deps" in raw else raw.get("parent", 0)
-    numbers = {name: int(attrs.get(name, raw.get(name, usual))) for name, usual in NUMBERS.items()}
+    numbers = {name: integer(attrs.get(name, raw.get(name, usual)), usual) for name, usual in NUMBERS.items()}
     schema = str(attrs.get("op_schema", raw.get("op_schema", "")))
     values = (_values(raw, "inputs"), _values(raw, "outputs"))
     return HostOp(int(raw["id"]), str(raw["name"]), int(parent or 0), numbers, schema, *values)

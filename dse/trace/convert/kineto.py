@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dse.errors import Fault, SpecError
-from dse.trace.convert.reading import read_json
+from dse.trace.convert.reading import integer, read_json
 
 HOST = ("cpu_op", "user_annotation", "cpu_instant_event", "python_function")
 RUNTIME = ("cuda_runtime", "cuda_driver", "hip_runtime", "privateuse1_runtime", "runtime")
 DEVICE = ("kernel", "gpu_memcpy", "gpu_memset", "concurrent_kernel", "privateuse1_kernel")
+LATEST = 1e16  # microseconds: three centuries
 BLOCKING = ("DeviceSynchronize", "StreamSynchronize", "EventSynchronize", "CtxSynchronize")
 
 
@@ -22,7 +23,7 @@ class Event:
     name: str
     start: float
     duration: float
-    thread: tuple[Any, Any]
+    thread: tuple[str, str]
     args: dict[str, Any]
     self_time: float = 0.0
 
@@ -32,10 +33,7 @@ class Event:
 
     def number(self, name: str) -> int:
         """An integer argument; -1 where absent."""
-        try:
-            return int(self.args.get(name, -1))
-        except (TypeError, ValueError):
-            return -1
+        return integer(self.args.get(name, -1))
 
 
 @dataclass(slots=True)
@@ -87,17 +85,22 @@ def read_kineto(path: Path | None) -> Profile:
     info = found.get("distributedInfo")
     out.info = info if isinstance(info, dict) else {}
     issued = found.get("dse.collectives")
-    out.issued = issued if isinstance(issued, list) else []
+    out.issued = (
+        [item for item in issued if isinstance(item, list) and len(item) > 1] if isinstance(issued, list) else []
+    )
     host: list[Event] = []
     for place, raw in enumerate(events):
         if not isinstance(raw, dict) or raw.get("ph") != "X":
             continue
         try:
-            args = raw.get("args") or {}
+            args = raw.get("args")
             times = (float(raw["ts"]), max(float(raw.get("dur", 0.0)), 0.0))
-            event = Event(str(raw.get("name", "")), *times, (raw.get("pid"), raw.get("tid")), args)
+            if not max(map(abs, times)) < LATEST:
+                raise ValueError(f"times must be below {LATEST:g} microseconds")
+            thread = (str(raw.get("pid")), str(raw.get("tid")))
+            event = Event(str(raw.get("name", "")), *times, thread, args if isinstance(args, dict) else {})
             _place(out, host, event, str(raw.get("cat", "")).lower())
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             rule = f"an event needs ts and dur in microseconds: {error!r}"[:200]
             raise SpecError([Fault(f"traceEvents[{place}]", repr(raw)[:60], rule, where)]) from None
     _finish(out, host)

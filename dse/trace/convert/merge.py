@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 from dse.trace.convert import comm, operators
 from dse.trace.convert.host import NUMBERS, HostOp, HostTrace
 from dse.trace.convert.kineto import BLOCKING, Event, Profile
+from dse.trace.convert.reading import WIDEST
 from dse.trace.convert.writers import Writers
 from dse.trace.schema import Attribute, IOInfo, Kind, Metadata, Node
 
 BACKWARD = 1  # scope of the functions of the backward pass
+Stream = tuple[str, int]  # device and number
 SKEW = 1.0  # microseconds by which clocks of host and device may differ
 
 
@@ -78,8 +80,9 @@ class _Work:
         self.by_rf: dict[int, int] = {}
         self.kernels: list[int] = []
         self.launches: dict[int, list[int]] = {}  # kernels of an operator
+        self.records = {op.parent: op for op in host.ops if op.name == comm.RECORD}
         self.threads: dict[Any, list[tuple[float, int]]] = {}  # start and item of the operators of a thread
-        self.streams: dict[tuple[Any, int], list[int]] = {}  # kernels of a stream of a device
+        self.streams: dict[Stream, tuple[list[int], list[float]]] = {}  # kernels of a stream, when they were launched
         self.blocking: dict[int, int] = {}  # call -> the communication that it waits for
 
     def host_items(self) -> None:
@@ -93,7 +96,8 @@ class _Work:
             self.items.append(Item(op.name, now, micros, op, event))
             self.by_id[op.id], self.by_rf[op.rf] = place, place
         for place, item in enumerate(self.items):
-            item.caller = self.by_id.get(item.op.parent, -1)
+            caller = self.by_id.get(item.op.parent, -1)
+            item.caller = caller if caller < place else -1  # who calls has started before
             if item.event:
                 self.threads.setdefault(item.event.thread, []).append((item.start, place))
         for row in self.threads.values():
@@ -182,11 +186,7 @@ class _Work:
     def _record_of(self, callers: Sequence[HostOp]) -> HostOp | None:
         """The record of a collective whose kernel was launched beside it: a child of the same c10d call."""
         top = next((op for op in callers if op.name.startswith("c10d::")), None)
-        if top is None:
-            return None
-        return next(
-            (item.op for item in self.items if item.op and item.op.parent == top.id and item.name == comm.RECORD), None
-        )
+        return self.records.get(top.id) if top else None
 
     def _same(self, call: Item, run: Item) -> bool:
         """Whether a backend's operator carries out a call: started later, does the same, with the same memory."""
@@ -229,42 +229,38 @@ class _Work:
     def stream_order(self) -> None:
         """Each kernel after the one before on its stream, and after the events of other streams that it waits for."""
         for place in self.kernels:
-            event = self.items[place].event
-            row = self.streams.setdefault((event.args.get("device", 0), event.number("stream")), [])
+            stream = _stream(self.items[place].event, "stream")
+            row, launched = self.streams.setdefault(stream, ([], []))
             if row:
                 self.items[place].ctrl.add(row[-1])
+            launch = self.profile.launch(self.items[place].event)
             row.append(place)
+            launched.append(max(launch.start if launch else self.items[place].start, launched[-1] if launched else 0.0))
         for sync in self.profile.syncs:
             if "stream wait" not in sync.name.lower():
                 continue
             waited = self._recorded(sync)
-            later = [
-                k
-                for k in self.streams.get((sync.args.get("device", 0), sync.number("stream")), ())
-                if self._launched(k) >= self._called(sync)
-            ]
-            if waited >= 0 and later:
-                self.items[later[0]].data.add(waited)
+            row, launched = self.streams.get(_stream(sync, "stream"), ([], []))
+            after = bisect_left(launched, self._called(sync))
+            if waited >= 0 and after < len(row):
+                self.items[row[after]].data.add(waited)
 
     def _called(self, sync: Event) -> float:
         """When the host asked for a synchronization."""
         call = self.profile.runtime.get(sync.number("correlation"))
         return call.start if call else sync.start
 
-    def _launched(self, place: int) -> float:
-        launch = self.profile.launch(self.items[place].event)
-        return launch.start if launch else self.items[place].start
-
     def _recorded(self, sync: Event) -> int:
         """The last kernel before the event that a synchronization waits for."""
         record = self.profile.runtime.get(sync.number("wait_on_cuda_event_record_corr_id"))
         when = record.start if record else self._called(sync)
-        return self._last((sync.args.get("device", 0), sync.number("wait_on_stream")), when)
+        return self._last(_stream(sync, "wait_on_stream"), when)
 
-    def _last(self, stream: tuple[Any, int], when: float) -> int:
+    def _last(self, stream: Stream, when: float) -> int:
         """The last kernel of a stream that was launched before a time; -1 for none."""
-        row = self.streams.get(stream, [])
-        return next((k for k in reversed(row) if self._launched(k) < when), -1)
+        row, launched = self.streams.get(stream, ([], []))
+        before = bisect_left(launched, when)
+        return row[before - 1] if before else -1
 
     def waits(self) -> None:
         """What the host does after it waited depends on what it waited for; the wait is not the operator's own time."""
@@ -288,7 +284,7 @@ class _Work:
         if sync and "event" in word:
             found = {self._recorded(sync)}
         elif sync and "stream" in word:
-            found = {self._last((sync.args.get("device", 0), sync.number("stream")), call.start)}
+            found = {self._last(_stream(sync, "stream"), call.start)}
         else:
             found = {self._last(stream, call.start) for stream in self.streams}
             if not sync:
@@ -331,6 +327,10 @@ class _Work:
                 counted.add(item.caller)
             if moved or place in inner:
                 inner.add(item.caller)
+
+
+def _stream(event: Event, name: str) -> Stream:
+    return str(event.args.get("device", 0)), event.number(name)
 
 
 def _numbers(event: Event) -> tuple[int, int]:
@@ -376,7 +376,7 @@ def _attributes(item: Item, rank: int, device: bool) -> list[Attribute]:
 
 
 def _said(what: comm.Comm, rank: int) -> list[Attribute]:
-    out = [Attribute("comm_size", "int64", what.size)]
+    out = [Attribute("comm_size", "int64", min(what.size, WIDEST))]
     if what.coll is not None:
         out.insert(0, Attribute("comm_type", "int64", int(what.coll)))
     else:

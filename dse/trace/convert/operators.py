@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from dse.trace.convert.host import HostOp
+from dse.trace.convert.reading import WIDEST
 
 # Operators that only look at a tensor in another way, or make room for one: they move nothing.
 VIEWS = {
@@ -23,16 +24,24 @@ def flops(op: HostOp) -> float:
     if rule is None:
         return 0.0
     try:
-        return float(rule(op))
-    except (IndexError, TypeError, ValueError):  # shapes that are not what the operator takes: say nothing
+        found = float(rule(op))
+    except (
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        StopIteration,
+    ):  # shapes that are not what the operator takes: say nothing
         return 0.0
+    return found if 0.0 <= found < WIDEST else 0.0
 
 
 def moved(op: HostOp) -> float:
     """Bytes of all arguments and results; 0 for what only makes a view."""
     if op.name.removeprefix("aten::") in VIEWS or not op.name.startswith("aten::"):
         return 0.0
-    return float(sum(tensor.bytes for part in (op.inputs, op.outputs) for tensor in part.tensors()))
+    return float(min(sum(tensor.bytes for part in (op.inputs, op.outputs) for tensor in part.tensors()), WIDEST))
 
 
 def _product(op: HostOp, place: int) -> float:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +32,10 @@ from dse.trace.convert import comm
 from dse.trace.convert.host import read_host
 from dse.trace.convert.kineto import read_kineto
 from dse.trace.convert.merge import Merged, merge
+from dse.trace.convert.reading import integer
+from dse.trace.schema import Kind
 
 Source = str | Path
-MOST = 1 << 20  # ranks of a run
 
 
 def pytorch(
@@ -50,11 +50,12 @@ def pytorch(
         rank: of a single file; by default the one that it names, or 0.
 
     Returns:
-        The traces of all ranks. A single file of a run with more ranks stands for all of them: peers become offsets,
-        and the groups of the others are those of this rank, shifted.
+        The traces of all ranks. A single file of a run with more ranks stands for all of them, and the groups of the
+        others are those of this rank, shifted; :func:`merged` gives the nodes of the one rank.
 
     Raises:
-        SpecError: a file is not what it should be, files do not belong together, or groups that cannot be shifted.
+        SpecError: a file is not what it should be, files do not belong together, or one that cannot stand for all: it
+            sends or receives, or its groups cannot be shifted.
     """
     hosts, profiles = _sources(host, kineto)
     found = [merged(h, p, rank=rank) for h, p in zip(hosts, profiles, strict=True)]
@@ -83,9 +84,9 @@ def merged(host: Source, kineto: Source | None = None, *, rank: int | None = Non
         raise SpecError([Fault("kineto", str(kineto)[-200:], rule)])
     groups = comm.groups_of(trace, profile)
     world = comm.world_of(profile, groups)
-    if world > MOST:
-        raise SpecError([Fault("ranks", str(world), f"must be at most {MOST}", str(host)[-200:])])
-    own = int(profile.info.get("rank", -1)) if rank is None else rank
+    if world > comm.MOST:
+        raise SpecError([Fault("ranks", str(world), f"must be at most {comm.MOST}", str(host)[-200:])])
+    own = integer(profile.info.get("rank")) if rank is None else rank
     if own < 0:
         number = re.search(r"\d+", Path(host).name)
         own = int(number.group()) if number and int(number.group()) < world else 0
@@ -127,13 +128,15 @@ def _columns(one: Merged) -> Trace:
 def _spread(one: Merged, source: str) -> TraceSet:
     """One rank's trace for all ranks of its run."""
     trace = _columns(one)
-    if one.world == 1:
-        return TraceSet((trace,), np.zeros(1, np.int64), {}, source=source)
-    offset = {name: np.where(getattr(trace, name) >= 0, getattr(trace, name) - one.rank, -1) for name in ("src", "dst")}
+    point = np.flatnonzero((trace.kind == Kind.SEND) | (trace.kind == Kind.RECV))
+    if one.world > 1 and len(point):
+        name = trace.names[trace.name[point[0]]]
+        rule = f"of a run of {one.world} ranks, sends or receives ({name!r}): give the files of all ranks"
+        raise SpecError([Fault("host", f"rank {one.rank}", rule, source[-200:])])
     groups = {}
-    for label in trace.labels:
+    for label in trace.labels if one.world > 1 else ():
         groups[label] = _shifted(label, sorted(one.groups.get(label, [])), one.world, source)
-    return TraceSet((replace(trace, relative=True, **offset),), np.zeros(one.world, np.int64), groups, source=source)
+    return TraceSet((trace,), np.zeros(one.world, np.int64), groups, source=source)
 
 
 def _shifted(label: str, group: list[int], world: int, source: str) -> np.ndarray:

@@ -11,6 +11,16 @@ from typing import Any
 from dse.errors import Fault, SpecError
 
 LARGEST = 4 << 30  # bytes of a file once decompressed
+WIDEST = 1 << 62  # numbers are below this on either side
+
+
+def integer(value: Any, otherwise: int = -1) -> int:
+    """A number of a file as an integer; ``otherwise`` for what is none, or too large to be meant."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return otherwise
+    return number if -WIDEST < number < WIDEST else otherwise
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

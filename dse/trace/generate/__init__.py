@@ -44,6 +44,10 @@ def generate(
 ) -> Generated:  # fmt: skip
     """The traces of one training step on all ranks.
 
+    ``num_ops`` is FLOP, ``tensor_size`` bytes between memory and chip (of loads and stores: moved), ``comm_size``
+    what one rank puts in: the whole buffer, but of an all-gather its share. Groups: tp, cp, ep, dp (all dp·cp ranks
+    that hold the same parameters), expert_dp, shard, copies, pp (a pipeline; no collective uses it); none: all ranks.
+
     Args:
         model, cluster, strategy, devices: as for :func:`dse.estimate`.
         detail: what a computing node stands for: an operator, a block (layer) or a whole pass of a micro-batch. In

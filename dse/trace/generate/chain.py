@@ -153,24 +153,20 @@ class Chain:
             self.flow = [*self.flow, pieces[-1]]
 
     def mark_at(self, window: float) -> None:
-        """Remember what is done when the last ``window`` seconds of the spine begin."""
-        self.mark = self._cut(0, window).done
+        """Remember what is done when the last ``window`` seconds of the spine begin (its first node, at the latest)."""
+        done = self._cut(0, window).done
+        self.mark = [one for one in done if isinstance(one, Piece)] or self.spine[:1]
 
-    def join_at(self, elapsed: float, dependence: Outside, idle: Piece | None) -> None:
+    def join_at(self, elapsed: float, dependence: Outside, idle: Piece) -> None:
         """Let the spine wait for something once ``elapsed`` seconds of it are over, and then idle."""
-        before = self._cut(0, self.length - elapsed).before
-        if before is None:
-            self.wait = [*self.wait, dependence]
-            if idle is not None:
-                self.add(idle, data=[], passes_on=False)
+        cut = self._cut(0, self.length - elapsed)
+        if cut.before is None:
+            self.add(idle, data=[dependence], passes_on=False)
             return
-        if idle is None:
-            before.ctrl.append(dependence)
-            return
-        idle.ctrl = [*_needs(before), dependence]
-        before.ctrl.append(idle)
-        self.pieces.insert(self.pieces.index(before), idle)
-        self.spine.insert(self.spine.index(before), idle)
+        idle.data, idle.ctrl = [dependence], cut.done
+        cut.before.ctrl.append(idle)
+        self.pieces.insert(self.pieces.index(cut.before), idle)
+        self.spine.insert(self.spine.index(cut.before), idle)
 
     def _cut(self, start: int, window: float, most: float = math.inf) -> Cut:
         """Where the last ``window`` seconds of the spine from ``start`` on begin.
@@ -204,6 +200,7 @@ class Chain:
         parts = {name: share * getattr(rest, name) for name in ("expected", "flops", "bytes")}
         first = Piece(f"{rest.name}.begin", Kind.COMP, lag=rest.lag, **parts)
         first.data, first.ctrl = rest.data, rest.ctrl
+        rest.name = f"{rest.name}.end"
         for name, value in parts.items():
             setattr(rest, name, getattr(rest, name) - value)
         rest.lag, rest.data, rest.ctrl = 0.0, [first], []

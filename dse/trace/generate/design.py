@@ -84,9 +84,10 @@ class Design:
 
     @cached_property
     def stretch(self) -> float:
-        """How much longer passes take that wait for offloaded tensors."""
+        """How much longer passes are with the loads and stores that are part of them (overlapped ones stretch them too,
+        but as waits, which the simulation finds)."""
         busy = self.batches * self.number("mean_stage_time")
-        return 1.0 + self.number("offload") / busy if busy else 1.0
+        return 1.0 if self.strategy.overlap_offload or not busy else 1.0 + self.number("offload") / busy
 
     def window(self, terms: Any, side: str) -> float:
         """Seconds of a forward or backward pass, of which ``terms`` are the terms, behind which collectives hide."""

@@ -48,6 +48,8 @@ def _stages(passes: Passes) -> Iterator[Residual]:
     slowest, batches = max(busy), design.batches
     uneven = (batches - 1 / design.virtual) * (design.number("slowest_stage_time") - slowest)
     yield Residual("imbalance", uneven, "stages hold whole layers of their own kinds; the closed form has mean layers")
+    if design.split:
+        yield Residual("bubble", None, "the closed form of a zero bubble takes forward and both gradients to be equal")
     if design.split and bool(design.of["overlap_tp"]):
         yield Residual(
             "tp_comm_backward", None, "it hides behind input gradients only: the others have their own passes"
@@ -71,13 +73,13 @@ def _replicas(passes: Passes) -> Iterator[Residual]:
         return
     forward, backward = (design.window(design.of["mean_stage_terms"], side) for side in ("forward", "backward"))
     found = []
-    for stage in range(design.pp):
+    for stage in range(design.pp if design.split else 1):  # else the first stage is the last to finish
         reduce, copies = seconds(passes.reductions(stage)), seconds(passes.copies(stage))
         gather = seconds(passes.gathers(stage)) if design.zero else 0.0
         slowed = [(reduce, backward), (copies, backward), (gather, forward)]
         exposed = max(reduce - backward, copies - backward, 0.0) + max(gather - forward, 0.0)
         found.append(exposed + sum(design.interference(*pair) for pair in slowed))
-    why = "every stage moves its own parameters, the closed form the most of any; copies and shards are moved at once"
+    why = "a stage moves its own parameters, the closed form the most of any; copies and shards are moved at once"
     yield Residual("dp_comm", design.number("dp_comm") - max(found), why)
 
 

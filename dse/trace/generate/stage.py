@@ -103,8 +103,7 @@ def _begin(passes: Passes, stage: int, chain: Chain, lengths: NDArray[np.float64
     ends = np.cumsum(lengths)
     place = min(int(np.searchsorted(ends, window)), len(ends) - 1)
     elapsed = min(window - (ends[place] - lengths[place]), lengths[place])
-    slowed = design.interference(seconds(comms), window)
-    idle = Piece("parameters.host", Kind.COMP, slowed) if slowed > 0 else None
+    idle = Piece("parameters.host", Kind.COMP, design.interference(seconds(comms), window))
     own(place).join_at(float(elapsed), Outside.GATHERED, idle)
 
 
@@ -114,8 +113,8 @@ def _reduced(passes: Passes, stage: int, lengths: NDArray[np.float64], own: Own)
         return -1
     window = passes.design.window(passes.design.of["mean_stage_terms"], "backward")
     after = np.cumsum(lengths[::-1])[::-1]
-    place = max(int(np.sum(after >= window)) - 1, 0)
-    own(place).mark_at(float(window - (after[place] - lengths[place])))
+    place = max(int(np.sum(after > window * (1 + 1e-9))) - 1, 0)
+    own(place).mark_at(max(float(window - (after[place] - lengths[place])), 0.0))
     return place
 
 

@@ -15,11 +15,11 @@ from dse.trace.synthesize import loops, values
 from dse.trace.synthesize.backoff import Backoff
 from dse.trace.synthesize.job import Job, describe
 from dse.trace.synthesize.layout import Layout
-from dse.trace.synthesize.model import TraceModel
+from dse.trace.synthesize.model import START, TraceModel
 from dse.trace.synthesize.references import References, Signature, Waiting
 from dse.trace.synthesize.tokens import Token, role_mark
 
-ORDER = 8  # symbols of history
+ORDER = 24  # symbols of history
 HALF = ("norm", "activation", "elementwise", "copy", "reduction", "embedding", "loss")
 WEIGHTS = ("gradient", "optimizer")
 APART = 0.2  # logarithm of size from which trace sets of one layout tell how things grow
@@ -112,7 +112,11 @@ def _rows(job: Job) -> list[list[int]]:
 def _leaves(
     job: Job, plain: list[int], nodes: list[tuple[int, int] | None], places: list[int]
 ) -> list[values.Leaf]:
-    relative = [values.relative(program.exact, program.seconds, job.scale) for program in job.programs]
+    centres = [np.array([job.scale.centres(group) for group in program.groups]) for program in job.programs]
+    relative = [
+        values.relative(program.exact, program.seconds, centre)
+        for program, centre in zip(job.programs, centres, strict=True)
+    ]
     by_place: dict[int, list[tuple[int, int]]] = defaultdict(list)
     token_at: dict[int, int] = {}
     for node, token, place in zip(nodes, plain, places, strict=True):
@@ -121,12 +125,10 @@ def _leaves(
             token_at[place] = token
     out = []
     for place, members in by_place.items():
-        role = members[0][0]
-        same = [row for r, row in members if r == role]
-        out.append(values.Leaf(token_at[place], relative[role][0][same], relative[role][1][same]))
-        for other in {r for r, _ in members} - {role}:
-            rows = [row for r, row in members if r == other]
-            out.append(values.Leaf(token_at[place], relative[other][0][rows], relative[other][1][rows]))
+        for role in sorted({role for role, _ in members}):
+            rows = [row for r, row in members if r == role]
+            sizes, seconds = relative[role]
+            out.append(values.Leaf(token_at[place], sizes[rows], seconds[rows], tuple(centres[role][rows[0]].tolist())))
     return out
 
 
@@ -152,15 +154,18 @@ def learn(trace_sets: Sequence[TraceSet], *, order: int = ORDER, seed: int = 0) 
     tokens = list(code_of)
     opens, closes, ends = len(tokens), len(tokens) + 1, len(tokens) + 2
     marks = {-1: opens, -2: closes}
-    texts = [[marks.get(symbol, symbol) for symbol in reading.text] + [ends] for reading in readings]
-    counts = [pair for text, reading in zip(texts, readings, strict=True) for pair in _closings(text, reading.counts, closes)]
+    texts = [[ends] * START + [marks.get(symbol, symbol) for symbol in reading.text] + [ends] for reading in readings]
     leaves = [leaf for reading in readings for leaf in reading.leaves]
     tiers = [tuple(dict.fromkeys(name for trace in traces.classes for name in trace.tiers)) for traces in trace_sets]
     layouts = [Layout.of(job, names) for job, names in zip(jobs, tiers, strict=True)]
+    known = [layout.style for layout in layouts]
+    styles = [known.index(style) for style in known]
+    found = zip(texts, readings, styles, strict=True)
+    pairs = [pair for text, reading, style in found for pair in closings(text, reading.counts, closes, style)]
     return TraceModel(
         tokens,
-        Backoff.fit(texts, order, len(tokens) + 3),
-        Backoff.of_pairs(counts, 1, 0),
+        Backoff.fit(texts, order, len(tokens) + 3, styles),
+        Backoff.of_pairs(pairs, 3, 0),
         Backoff.fit([reading.plain + [ends] for reading in readings], 1, len(tokens) + 3),
         References.fit([stream for reading in readings for stream in reading.streams], len(tokens)),
         values.fit(leaves, len(tokens)),
@@ -169,10 +174,10 @@ def learn(trace_sets: Sequence[TraceSet], *, order: int = ORDER, seed: int = 0) 
     )
 
 
-def _closings(text: list[int], counts: list[int], closes: int) -> list[tuple[tuple[int, ...], int]]:
-    """The last symbol of each loop's body, and the loop's repetitions."""
+def closings(text: list[int], counts: list[int], closes: int, style: int) -> list[tuple[tuple[int, ...], int]]:
+    """What each loop's repetitions are predicted from (style, last two symbols of the body), and the repetitions."""
     ends = [at for at, symbol in enumerate(text) if symbol == closes]
-    return [((text[at - 1],), count) for at, count in zip(ends, counts, strict=True)]
+    return [((style, *text[at - 2 : at]), count) for at, count in zip(ends, counts, strict=True)]
 
 
 def assumed(token: Token) -> tuple[float, float, float, float]:
@@ -197,11 +202,11 @@ def exponents(
     points: dict[tuple[int, int, object], list[tuple[float, float]]] = defaultdict(list)
     for reading, layout in zip(readings, layouts, strict=True):
         scale = reading.job.scale
-        size = scale[0] or scale[2]
+        size = scale.work or scale.seconds
         means: dict[tuple[int, int], list[float]] = defaultdict(list)
         for leaf in reading.leaves:
             logs = np.concatenate([leaf.sizes[:, :3], np.mean(leaf.seconds, axis=1)[:, None]], axis=1)
-            for at, add in enumerate((scale[0], scale[0], scale[1], scale[2])):
+            for at, add in enumerate(leaf.centres):
                 means[leaf.token, at] += (logs[:, at] + add).tolist()
         for (token, at), found in means.items():
             kept = [x for x in found if x == x]

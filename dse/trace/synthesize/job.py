@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dse.errors import Fault, SpecError
 from dse.trace.columns import Ints, Trace, TraceSet
 from dse.trace.schema import Kind
-from dse.trace.synthesize.tokens import MESSAGES, NO_BIN, Token, bins, clean_kinds, family, mean_log, work_of
+from dse.trace.synthesize.tokens import MESSAGES, NO_BIN, Scale, Token, bins, clean_kinds, family, mean_log, work_of
 
 WORLD = "all"  # what nodes without a label communicate in
 SAMPLED = 8  # ranks of a role whose durations are looked at
@@ -63,7 +63,7 @@ class Job:
         offsets: (role, role of the peer) -> offsets of rank, in the order of ``Token.way``.
         events: (role, row), in order; a collective of several roles once, by the first of them.
         spans: family -> the sets of roles that take part together.
-        scale: mean logarithm of what a compute node computes, of message sizes, and of durations.
+        scale: how large things are.
         lost: communication without partner, now computing.
     """
 
@@ -71,7 +71,7 @@ class Job:
     programs: list[Program]
     families: dict[str, Ints]
     offsets: dict[tuple[int, int], list[int]]
-    scale: tuple[float, float, float]
+    scale: Scale
     events: list[tuple[int, int]] = field(default_factory=list)
     spans: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     lost: int = 0
@@ -92,12 +92,7 @@ def describe(traces: TraceSet) -> Job:
         raise SpecError([Fault("traces", "", "hold no nodes", traces.source)])
     names, tables = _families(traces)
     bare = [_bare(trace, names) for trace in traces.classes]
-    computed = [work_of(trace) for trace in traces.classes]
-    scale = (
-        mean_log(np.concatenate([work for work, _ in computed])),
-        mean_log(np.concatenate([moved for _, moved in computed])),
-        mean_log(np.concatenate([trace.seconds for trace in traces.classes])),
-    )
+    scale = _scale(traces, bare)
     digests = _digests(traces, bare)
     classes = [_program(trace, found, scale) for trace, found in zip(traces.classes, bare, strict=True)]
     job = _job(traces, classes, _numbered(digests), tables, scale)
@@ -106,6 +101,20 @@ def describe(traces: TraceSet) -> Job:
     if job is None:
         raise SpecError([Fault("traces", "", "nodes wait for each other in a circle: no rank can end", traces.source)])
     return job
+
+
+def _scale(traces: TraceSet, bare: list[_Bare]) -> Scale:
+    amounts = [work_of(trace) for trace in traces.classes]
+    moved = np.concatenate([moved[found.order] for (_, moved), found in zip(amounts, bare, strict=True)])
+    groups = np.array([group for found in bare for group in found.groups])
+    talks = np.isin(np.concatenate([found.kind for found in bare]), (Kind.COLL, *MESSAGES))
+    sizes = {str(group): mean_log(moved[talks & (groups == group)]) for group in np.unique(groups[talks])}
+    return Scale(
+        mean_log(np.concatenate([work for work, _ in amounts])),
+        mean_log(np.concatenate([trace.bytes for trace in traces.classes])),
+        mean_log(np.concatenate([trace.seconds for trace in traces.classes])),
+        {**sizes, "*": mean_log(moved[talks])},
+    )
 
 
 def job_size(traces: TraceSet) -> int:
@@ -232,11 +241,13 @@ def _peers(trace: Trace, found: _Bare, rank: int) -> tuple[Ints, Ints, Ints]:
     return rows, peer - (0 if trace.relative else rank), trace.tag[at]
 
 
-def _program(trace: Trace, found: _Bare, scale: tuple[float, float, float]) -> Program:
+def _program(trace: Trace, found: _Bare, scale: Scale) -> Program:
     order, kind = found.order, found.kind
     work, moved = (column[order] for column in work_of(trace))
     talks = np.isin(kind, (Kind.COLL, *MESSAGES))
-    at = np.where(talks, bins(moved, scale[1]), bins(work, scale[0]))
+    centres = {group: scale.size(group) for group in set(found.groups)}
+    centre = np.array([centres[group] for group in found.groups])
+    at = np.where(talks, bins(moved, centre), bins(work, scale.work))
     at = np.where(kind == Kind.METADATA, NO_BIN, at)
     coll = np.where(kind == Kind.COLL, trace.coll[order], -1)
     dims = [trace.involved[d] if d >= 0 else () for d in trace.dims[order].tolist()]
@@ -258,7 +269,7 @@ def _program(trace: Trace, found: _Bare, scale: tuple[float, float, float]) -> P
 
 
 def _job(
-    traces: TraceSet, classes: list[Program], roles: Ints, tables: dict[str, Ints], scale: tuple[float, float, float]
+    traces: TraceSet, classes: list[Program], roles: Ints, tables: dict[str, Ints], scale: Scale
 ) -> Job | None:
     """The job for given roles; None if its nodes wait for each other in a circle."""
     first = np.unique(roles, return_index=True)[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from dse.errors import Fault, SpecError
 from dse.trace.columns import Ints
 from dse.trace.synthesize.job import WORLD, Job, _spans
+from dse.trace.synthesize.tokens import Scale
 
 SHOWN = 6
 
@@ -23,7 +24,7 @@ class Layout:
         families: name -> groups as ranks [groups, size].
         offsets: (role, role of the peer) -> offsets of rank.
         tiers: names of memories.
-        scale: as of :class:`~dse.trace.synthesize.job.Job`.
+        scale: how large things are.
         nodes: of all roles together.
     """
 
@@ -31,7 +32,7 @@ class Layout:
     families: dict[str, Ints]
     offsets: dict[tuple[int, int], list[int]]
     tiers: tuple[str, ...]
-    scale: tuple[float, float, float]
+    scale: Scale
     nodes: int
 
     @classmethod
@@ -42,6 +43,11 @@ class Layout:
     @property
     def ranks(self) -> int:
         return len(self.roles)
+
+    @property
+    def style(self) -> tuple[Any, ...]:
+        """What a text depends on: how many roles there are, and which families of groups."""
+        return int(self.roles.max()) + 1, tuple(sorted(self.families))
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -100,7 +106,7 @@ class Layout:
             "families": groups,
             "offsets": [[*pair, found] for pair, found in self.offsets.items()],
             "tiers": list(self.tiers),
-            "scale": list(self.scale),
+            "scale": asdict(self.scale),
             "nodes": self.nodes,
         }
 
@@ -113,7 +119,7 @@ class Layout:
             for name, t in data["families"].items()
         }
         offsets = {(a, b): found for a, b, found in data["offsets"]}
-        return cls(roles, families, offsets, tuple(data["tiers"]), tuple(data["scale"]), data["nodes"])
+        return cls(roles, families, offsets, tuple(data["tiers"]), Scale(**data["scale"]), data["nodes"])
 
 
 def _grid(ranks: int, stride: int, size: int) -> Ints:

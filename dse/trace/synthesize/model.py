@@ -17,6 +17,7 @@ from dse.trace.synthesize.tokens import Token
 from dse.trace.synthesize.values import Token as Values
 
 FORMAT, VERSION = "dse-trace-model", 1
+START = 2  # end marks before each text, so that what comes first has a history
 DEPTH = 6  # loops within loops
 
 
@@ -26,8 +27,8 @@ class TraceModel:
 
     Attributes:
         tokens: the alphabet; after it come the marks that open and close a loop and end the text.
-        text: P(symbol | up to ``text.order`` symbols before it).
-        loops: P(repetitions | last symbol of the body).
+        text: P(symbol | up to ``text.order`` symbols before it, style of the layout).
+        loops: P(repetitions | style, last two symbols of the body).
         plain: the same texts without loops, at order 1, to compare with.
         references: dependences.
         values: sizes and durations of each token.
@@ -56,6 +57,10 @@ class TraceModel:
     @property
     def ends(self) -> int:
         return len(self.tokens) + 2
+
+    def style_of(self, layout: Layout) -> int:
+        """The style of a layout's texts: the first learnt layout with the same roles and families; -1: none."""
+        return next((at for at, known in enumerate(self.layouts) if known.style == layout.style), -1)
 
     def code_of(self) -> dict[Token, int]:
         """Token -> symbol."""

@@ -13,12 +13,13 @@ from dse.trace.columns import Trace, TraceSet
 from dse.trace.schema import Kind
 from dse.trace.synthesize import loops, values
 from dse.trace.synthesize.layout import Layout
-from dse.trace.synthesize.model import DEPTH, TraceModel
+from dse.trace.synthesize.model import DEPTH, START, TraceModel
 from dse.trace.synthesize.references import Waiting
 from dse.trace.synthesize.tokens import Token
 
 MOST = 20_000_000  # nodes of all roles together
-TIMES = 20  # a text is no longer than this many times the longest learnt
+TIMES = 3  # a text is not much longer than this many times the one learnt
+NEAR, TRIES = 0.2, 24  # logarithm of length within which a text is taken, and how many are tried
 
 
 def sample(model: TraceModel, *, ranks: int | None, length: float, model_size: float, seed: int) -> TraceSet:
@@ -82,24 +83,30 @@ def _allowed(model: TraceModel, layout: Layout) -> set[int]:
 
 
 def _text(model: TraceModel, layout: Layout, length: float, rng: np.random.Generator) -> list[loops.Item]:
-    """A text, its outermost loops as often as ``length`` asks for.
+    """A text whose length was learnt, its outermost loops as often as ``length`` asks for.
 
-    A text without loops cannot be repeated inside: further texts follow it until half of the length is there, and what
-    is beyond the length is cut off.
+    Texts are drawn until one is as long as the layout's, within ``NEAR``, and has all roles; of ``TRIES`` the nearest is
+    taken. A text without loops cannot be repeated inside: it follows itself until the length is there, and what is
+    beyond the length is cut off.
     """
     tokens = _allowed(model, layout)
     real = {code for code in tokens if model.tokens[code].kind >= 0}
     if not real:
         raise SpecError([Fault("ranks", str(layout.ranks), "no node that was learnt fits this layout")])
-    wanted = length * layout.nodes
-    items: list[loops.Item] = []
-    while True:
-        items += [_scaled(item, length, rng) for item in _one(model, tokens, real, rng)]
-        nodes = sum(_nodes(item) for item in items)
-        if nodes >= wanted / 2:
+    marks = {code for code in tokens if model.tokens[code].kind == -1}
+    best, items = math.inf, []
+    for _ in range(TRIES):
+        drawn = _one(model, layout, tokens, real, rng)
+        symbols, _ = loops.unfold(drawn)
+        far = abs(math.log(max(len(symbols), 1) / layout.nodes)) + 10 * len(marks.difference(symbols))
+        if far < best:
+            best, items = far, drawn
+        if best < NEAR:
             break
-    looped = any(isinstance(item, loops.Loop) for item in items)
-    return items if looped else items[: max(math.ceil(wanted), 1)]
+    if any(isinstance(item, loops.Loop) for item in items):
+        return [_scaled(item, length, rng) for item in items]
+    wanted = max(math.ceil(length * len(items)), 1)
+    return (items * math.ceil(wanted / len(items)))[:wanted]
 
 
 def _scaled(item: loops.Item, length: float, rng: np.random.Generator) -> loops.Item:
@@ -108,39 +115,37 @@ def _scaled(item: loops.Item, length: float, rng: np.random.Generator) -> loops.
     return loops.Loop(item.body, max(int(item.count * length + rng.random()), 1))
 
 
-def _nodes(item: loops.Item) -> int:
-    return item.count * sum(_nodes(part) for part in item.body) if isinstance(item, loops.Loop) else 1
-
-
-def _one(model: TraceModel, tokens: set[int], real: set[int], rng: np.random.Generator) -> list[loops.Item]:
-    """One text, up to its end mark."""
-    longest = TIMES * max(layout.nodes for layout in model.layouts)
-    text: list[int] = []
+def _one(
+    model: TraceModel, layout: Layout, tokens: set[int], real: set[int], rng: np.random.Generator
+) -> list[loops.Item]:
+    """One text, up to its end mark or ``TIMES`` the length learnt."""
+    style, longest = model.style_of(layout), TIMES * layout.nodes
+    text: list[int] = [model.ends] * START
     counts: list[int] = []
-    depth = since = 0  # since: nodes since the last bracket opened
-    while len(text) < longest or depth:
-        allowed = set(tokens)
-        if depth and since:
-            allowed.add(model.closes)
-        if not depth and since:
-            allowed.add(model.ends)
-        if depth < DEPTH:
-            allowed.add(model.opens)
-        if len(text) >= longest:
-            allowed = {model.closes}
-        symbol = model.text.draw(text[-model.text.order :], rng, allowed)
+    sizes = [0]  # nodes within each open bracket, loops unrolled
+    while (sum(sizes) < longest and len(text) < longest) or len(sizes) > 1:
+        full = sum(sizes) >= longest or len(text) >= longest
+        allowed = {model.closes} if full else tokens | {model.opens} if len(sizes) <= DEPTH else set(tokens)
+        if len(sizes) > 1 and sizes[-1]:
+            allowed = allowed | {model.closes}
+        elif len(sizes) == 1 and sizes[-1]:
+            allowed = allowed | {model.ends}
+        symbol = model.text.draw(text[-model.text.order :], rng, allowed, style)
         if symbol < 0:
-            symbol = model.closes if len(text) >= longest else sorted(real)[int(rng.integers(len(real)))]
+            symbol = model.closes if full else sorted(real)[int(rng.integers(len(real)))]
         if symbol == model.ends:
             break
         if symbol == model.closes:
-            count = model.loops.draw((text[-1],), rng)
+            count = model.loops.draw((style, *text[-2:]), rng)
             counts.append(count if count > 1 else 1 + int(rng.geometric(0.3)))
-            depth -= 1
-        depth += symbol == model.opens
-        since = 0 if symbol == model.opens else since + (symbol in real or symbol == model.closes)
+            inner = sizes.pop() * counts[-1]
+            sizes[-1] += inner
+        elif symbol == model.opens:
+            sizes.append(0)
+        else:
+            sizes[-1] += symbol in real
         text.append(symbol)
-    return loops.parse(text, counts, model.opens, model.closes)
+    return loops.parse(text[START:], counts, model.opens, model.closes)
 
 
 @dataclass
@@ -280,10 +285,10 @@ class _Draw:
         if place not in self.sizes or self.rng.random() < known.changes:
             self.sizes[place] = values.draw(known, self.rng)
         sizes, mean = self.sizes[place]
-        scale, grown = self.layout.scale, self.grown[symbol]
-        exact = [_exp(x + s + g) for x, s, g in zip(sizes, (scale[0], scale[0], scale[1]), grown, strict=False)]
+        centres, grown = self.layout.scale.centres(self.model.tokens[symbol].group), self.grown[symbol]
+        exact = [_exp(x + c + g) for x, c, g in zip(sizes[:3], centres, grown, strict=False)]
         noise = known.noise if known.noise > values.LEAST_NOISE else 0.0
-        seconds = _exp(mean + scale[2] + grown[3] + noise * self.rng.standard_normal()) if mean == mean else 0.0
+        seconds = _exp(mean + centres[3] + grown[3] + noise * self.rng.standard_normal()) if mean == mean else 0.0
         return (*exact, sizes[3]), seconds
 
     def _add(

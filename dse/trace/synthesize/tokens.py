@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,31 @@ class Token(NamedTuple):
         return self.family or "node"
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How large things are in one trace set: means of logarithms.
+
+    Attributes:
+        work: FLOP of a node (bytes where it says no FLOP).
+        bytes: tensor bytes of a node.
+        seconds: duration of a node.
+        sizes: family of groups ("": messages) -> bytes of a collective or message; "*": of all.
+    """
+
+    work: float = 0.0
+    bytes: float = 0.0
+    seconds: float = 0.0
+    sizes: dict[str, float] = field(default_factory=dict)
+
+    def size(self, group: str) -> float:
+        """Of the messages in a family of groups."""
+        return self.sizes.get(group, self.sizes.get("*", 0.0))
+
+    def centres(self, group: str) -> tuple[float, float, float, float]:
+        """Of FLOP, bytes, message bytes and seconds."""
+        return self.work, self.bytes, self.size(group), self.seconds
+
+
 def role_mark(role: int) -> Token:
     """The mark that nodes of a role follow."""
     return Token(-1, delta=role)
@@ -113,7 +139,7 @@ def mean_log(values: NDArray[np.float64]) -> float:
     return float(np.mean(np.log(positive))) if len(positive) else 0.0
 
 
-def bins(values: NDArray[np.float64], centre: float) -> NDArray[np.int64]:
+def bins(values: NDArray[np.float64], centre: Any) -> NDArray[np.int64]:
     """log4 of values over exp(``centre``), rounded; ``NO_BIN`` where a value is not more than 0."""
     safe = np.where((values > 0) & np.isfinite(values), values, 1.0)
     found = np.rint((np.log(safe) - centre) / math.log(4)).astype(np.int64)

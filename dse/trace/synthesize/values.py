@@ -64,13 +64,14 @@ class Leaf:
     token: int
     sizes: NDArray[np.float64]  # [nodes, 4] relative
     seconds: NDArray[np.float64]  # [nodes, ranks] relative, nan for 0
+    centres: tuple[float, float, float, float]  # what they are relative to
 
 
-def relative(exact: NDArray[np.float64], seconds: NDArray[np.float64], scale: Sequence[float]) -> tuple[Any, Any]:
-    """Logarithms over the trace set's scales; nan for 0. [n, 4] and [n, ranks]."""
+def relative(exact: NDArray[np.float64], seconds: NDArray[np.float64], centres: NDArray[np.float64]) -> tuple[Any, Any]:
+    """Logarithms over the trace set's scales ([n, 4], see :meth:`Scale.centres`); nan for 0. [n, 4] and [n, ranks]."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        sizes = np.log(exact[:, :3]) - np.array([scale[0], scale[0], scale[1]])
-        times = np.log(seconds) - scale[2]
+        sizes = np.log(exact[:, :3]) - centres[:, :3]
+        times = np.log(seconds) - centres[:, 3:]
     sizes[~np.isfinite(sizes)] = np.nan
     times[~np.isfinite(times)] = np.nan
     return np.concatenate([np.round(sizes, 6), exact[:, 3:]], axis=1), times
@@ -131,7 +132,7 @@ def draw(token: Token, rng: np.random.Generator) -> tuple[Sizes, float]:
     return (at[0], at[1], at[2], priority), at[3] if math.isfinite(at[3]) else math.nan
 
 
-def log_likelihood(token: Token, leaf: Leaf, scale: Sequence[float]) -> tuple[float, float]:
+def log_likelihood(token: Token, leaf: Leaf) -> tuple[float, float]:
     """Of a leaf's sizes (as whole numbers) and of its seconds (mean over ranks), in nats."""
     exact = timed = 0.0
     known = {sizes: (places, mean) for sizes, places, mean in token.seen}
@@ -140,7 +141,7 @@ def log_likelihood(token: Token, leaf: Leaf, scale: Sequence[float]) -> tuple[fl
     for row, times in zip(leaf.sizes.tolist(), leaf.seconds, strict=True):
         key = key_of(row)
         fresh = (1 - token.novel) * known[key][0] / total if key in known else 0.0
-        fresh += token.novel * math.exp(max(_novel(token, key, scale), -600.0))
+        fresh += token.novel * math.exp(max(_novel(token, key, leaf.centres), -600.0))
         again = 1.0 if before is None else token.changes
         exact += math.log(max(again * fresh + (1 - again) * (key == before), 1e-300))
         before = key
@@ -148,16 +149,16 @@ def log_likelihood(token: Token, leaf: Leaf, scale: Sequence[float]) -> tuple[fl
         mean = known[key][1] if key in known else token.mean[3]
         if len(found) and mean == mean:
             noise = token.noise if key in known else token.spread[3]
-            timed += float(np.mean(_normal(found, mean, noise) - found - scale[2]))
+            timed += float(np.mean(_normal(found, mean, noise) - found - leaf.centres[3]))
         elif len(found):
-            timed += float(np.mean(_normal(found, 0.0, 3.0) - found - scale[2])) + math.log(token.novel)
+            timed += float(np.mean(_normal(found, 0.0, 3.0) - found - leaf.centres[3])) + math.log(token.novel)
     return exact, timed
 
 
-def _novel(token: Token, key: Sizes, scale: Sequence[float]) -> float:
+def _novel(token: Token, key: Sizes, centres: Sequence[float]) -> float:
     """Log-normal, rounded to whole numbers: the density at the value times 1."""
     out = 0.0
-    for value, mean, spread, s in zip(key[:3], token.mean, token.spread, (scale[0], scale[0], scale[1]), strict=False):
+    for value, mean, spread, s in zip(key[:3], token.mean, token.spread, centres, strict=False):
         if (mean == mean) != math.isfinite(value):
             out -= 10.0  # a size where none was ever seen, or none where there always was one
         elif mean == mean:

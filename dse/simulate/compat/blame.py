@@ -1,0 +1,119 @@
+"""Why ranks did not finish: which peer is missing, who waits for whom, what was never looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dse.simulate.compat import layout as L
+from dse.simulate.compat.layout import State
+from dse.simulate.compat.machine import Program
+from dse.simulate.compat.outcome import WHY, node_name
+
+SHOWN = 8
+
+
+def blame(program: Program, w: State) -> list[str]:
+    """Reasons, the most telling first: the cycle of ranks that wait for each other, peers that are missing, the rest."""
+    waits: dict[int, set[int]] = {}
+    missing: list[str] = []
+    others: list[str] = []
+    for rank in np.flatnonzero(w.ranks[:, L.R_END] < 0).tolist():
+        edges, gone, rest = _of_rank(program, w, rank)
+        waits[rank] = edges
+        missing += gone
+        others += rest
+    cycle = _cycle(waits)
+    head = [f"ranks wait for one another: {' -> '.join(map(str, cycle))}"] if cycle else []
+    rest = missing + others
+    if len(rest) > SHOWN:
+        rest = [*rest[:SHOWN], f"and {len(rest) - SHOWN} more"]
+    return head + rest or ["nothing is left that could happen"]
+
+
+def _of_rank(program: Program, w: State, rank: int) -> tuple[set[int], list[str], list[str]]:
+    r = w.ranks[rank]
+    base, first = int(r[L.R_BASE]), int(program.class_ptr[r[L.R_CLASS]])
+    n = int(program.class_ptr[r[L.R_CLASS] + 1]) - first
+    start, end = w.start[base : base + n], w.end[base : base + n]
+    edges: set[int] = set()
+    missing, others = [], []
+    for local in np.flatnonzero((start >= 0) & (end < 0)).tolist():
+        row = program.nodes[first + local]
+        where = f"rank {rank}, {node_name(program, rank, local)}"
+        if row[L.N_KIND] == L.K_RECV:
+            peer = int(row[L.N_PEER] + rank * row[L.N_MASK])
+            what = f"waits for a message of {row[L.N_SIZE]} bytes with tag {row[L.N_TAG]} from rank {peer}"
+            if not 0 <= peer < len(w.ranks):
+                missing.append(f"{where} {what}, which there is not")
+            elif w.ranks[peer, L.R_END] >= 0:
+                missing.append(f"{where} {what}, which has finished without sending it")
+            else:
+                edges.add(peer)
+                others.append(f"{where} {what}")
+        elif row[L.N_KIND] == L.K_COLL:
+            absent = _absent(program, w, rank, row)
+            edges.update(absent)
+            if absent:
+                others.append(f"{where}: the collective waits for rank {', '.join(map(str, absent[:5]))}")
+            elif w.plans[row[L.N_PLAN], L.P_HI] > w.plans[row[L.N_PLAN], L.P_LO]:
+                rule = "all ranks take part, but no chunk can go on: they meet in different orders, or no dimension is involved"
+                others.append(f"{where}: {rule}")
+        elif row[L.N_KIND] == L.K_BAD:
+            missing.append(f"{where}: {WHY[int(row[L.N_BAD])]}")
+        else:
+            others.append(f"{where} has not ended")
+    if r[L.R_ONGOING] == 0 and w.ready_n[rank].sum():
+        slot = int(np.flatnonzero(w.ready_n[rank])[0])
+        local = int(w.ready[base + w.slot_ptr[r[L.R_CLASS], slot]])
+        rule = "is ready but never looked at: what it waited for had no work and ended at once"
+        others.append(f"rank {rank}, {node_name(program, rank, local)} {rule}")
+    return edges, missing, others
+
+
+def _absent(program: Program, w: State, rank: int, row: np.ndarray) -> list[int]:
+    """Members of a collective that are not in one of the same plan and group."""
+    label = int(row[L.N_LABEL])
+    network = program.tables.network
+    if label >= 0:
+        members = program.traces.members(rank, program.traces[rank].labels[label])
+    else:
+        bits, stride = program.tables.masks[int(row[L.N_MASK])], 1
+        members = np.arange(len(w.ranks))
+        for d, n in enumerate(network.npus_count):
+            if not bits >> d & 1:
+                members = members[members // stride % n == rank // stride % n]
+            stride *= n
+    return [other for other in members.tolist() if not _inside(program, w, other, row, rank)]
+
+
+def _inside(program: Program, w: State, other: int, row: np.ndarray, rank: int) -> bool:
+    r = w.ranks[other]
+    base, first = int(r[L.R_BASE]), int(program.class_ptr[r[L.R_CLASS]])
+    n = int(program.class_ptr[r[L.R_CLASS] + 1]) - first
+    running = np.flatnonzero((w.start[base : base + n] >= 0) & (w.end[base : base + n] < 0))
+    rows = program.nodes[first + running]
+    mine = "" if row[L.N_LABEL] < 0 else program.traces[rank].labels[int(row[L.N_LABEL])]
+    for candidate in rows[rows[:, L.N_KIND] == L.K_COLL]:
+        theirs = "" if candidate[L.N_LABEL] < 0 else program.traces[other].labels[int(candidate[L.N_LABEL])]
+        if candidate[L.N_PLAN] == row[L.N_PLAN] and mine == theirs:
+            return True
+    return False
+
+
+def _cycle(waits: dict[int, set[int]]) -> list[int]:
+    """A cycle of ranks, the first rank again at its end; none is []."""
+    done: set[int] = set()
+    for root in waits:
+        path, at = [], root
+        place: dict[int, int] = {}
+        while at not in done and at not in place:
+            place[at] = len(path)
+            path.append(at)
+            onward = [peer for peer in sorted(waits.get(at, ())) if peer in waits and peer not in done]
+            if not onward:
+                break
+            at = onward[0]
+        if at in place and path[-1] != at or (at in place and at in waits.get(at, ())):
+            return [*path[place[at] :], at]
+        done.update(path)
+    return []
