@@ -97,6 +97,8 @@ def test_asymmetric_graphs_and_networkx():
     both_ways = nx.path_graph(3)
     nx.set_edge_attributes(both_ways, 1e9, "bandwidth")
     assert collective("broadcast", 10**9, System.on_graph(both_ways, 3), **FLOWS).time == pytest.approx(1.0, rel=1e-9)
+    with pytest.raises(SpecError, match="needs fidelity 'flows'"):
+        simulate(trace_set(back), system)
     with pytest.raises(SpecError, match="no way leads"):
         simulate(trace_set(back), System.on_graph([(0, 1, 1e9, 0.0)], 2), **FLOWS)
     with pytest.raises(SpecError, match="rank 2 has no link"):

@@ -12,6 +12,7 @@ from dse.errors import Fault, SpecError
 from dse.plain import finite
 
 KINDS = ("training", "memory", "collectives", "gemm")
+RECORDED = ("astrasim-collectives", "astrasim-programs", "astrasim-traces")  # runs of another simulator
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -23,18 +24,33 @@ def attach(app: typer.Typer) -> None:
 
 
 def validate(
-    kind: Annotated[str, typer.Argument(help="What the table holds: training, memory, collectives or gemm.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="What the table holds: training, memory, collectives or gemm; or recorded runs of the public ASTRA-sim: "
+            "astrasim-collectives, astrasim-programs, astrasim-traces."
+        ),
+    ],
     file: Annotated[
         Path | None, typer.Argument(help="CSV or Parquet with the corpus' columns; by default the shipped table.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write a line a row: id, prediction, interval, reason.")
     ] = None,
+    fixtures: Annotated[
+        Path | None, typer.Option(help="Of astrasim tables: folder of the traces; by default the shipped ones.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold predictions against measurements: error by source, hardware, stack and scale, and what was not predicted."""
+    """Hold predictions against measurements: error by source, hardware, stack and scale, and what was not predicted.
+
+    Recorded runs of ASTRA-sim are executed again in compat mode: n, exact_fraction, within_2pct_fraction, worst.
+    """
+    if kind in RECORDED:
+        _recorded(kind, file, fixtures, as_json=as_json)
+        return
     if kind not in KINDS:
-        raise SpecError([Fault("kind", repr(kind[:40]), f"must be one of {', '.join(KINDS)}")])
+        raise SpecError([Fault("kind", repr(kind[:40]), f"must be one of {', '.join((*KINDS, *RECORDED))}")])
     report = _report(kind, file)
     if out is not None:
         from dse.study.export import write_atomically
@@ -45,6 +61,19 @@ def validate(
         write = table.to_csv if out.suffix == ".csv" else table.to_parquet
         write_atomically(out, lambda path: write(path, index=False))
     typer.echo(json.dumps(finite(report.summary()), indent=2) if as_json else str(report))
+
+
+def _recorded(kind: str, file: Path | None, fixtures: Path | None, *, as_json: bool) -> None:
+    from dse.simulate.compat import validate as recorded
+
+    if file is None:
+        raise SpecError([Fault("file", "", f"{kind} needs a file with the columns of the reference tables")])
+    if kind == "astrasim-collectives":
+        found = recorded.validate_collectives(file)
+    else:
+        check = recorded.validate_programs if kind == "astrasim-programs" else recorded.validate_traces
+        found = check(file, fixtures)
+    typer.echo(json.dumps(finite(found), indent=2) if as_json else recorded.text(found))
 
 
 def _report(kind: str, file: Path | None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dse.errors import DseError
-from dse.simulate import engine
+from dse.simulate import records
 from dse.simulate.prepare import Problem, where
 
 SHOWN = 8  # nodes of a cycle, peers that are missing
@@ -35,7 +35,7 @@ class Deadlock(DseError):
 class _Waits:
     """What each node that has not ended waits for."""
 
-    def __init__(self, problem: Problem, state: engine.State) -> None:
+    def __init__(self, problem: Problem, state: records.State) -> None:
         self.problem, self.state = problem, state
         self.programs, self.transfers = problem.arrays["programs"], problem.arrays["transfers"]
 
@@ -100,7 +100,7 @@ class _Waits:
         return f"{who}, whose traces have fewer than {turn} collectives of this group of {len(ranks)}"
 
 
-def explain(problem: Problem, state: engine.State) -> Deadlock:
+def explain(problem: Problem, state: records.State) -> Deadlock:
     """Follow who waits for whom from every node that has not ended."""
     waits = _Waits(problem, state)
     open_nodes = np.flatnonzero(np.isnan(state.end))

@@ -108,7 +108,9 @@ class System(Spec):
     inter_dimension_scheduling: Literal["ascending", "roundRobin", "offlineGreedy", "offlineGreedyFlex"] = Field(
         "ascending", alias="inter-dimension-scheduling"
     )
-    intra_dimension_scheduling: Literal["FIFO", "RG", "smallestFirst"] = Field("FIFO", alias="intra-dimension-scheduling")
+    intra_dimension_scheduling: Literal["FIFO", "RG", "smallestFirst"] = Field(
+        "FIFO", alias="intra-dimension-scheduling"
+    )
     queues_per_dim: int = Field(1, alias="num-queues-per-dim", ge=1, le=1024)
     rendezvous: bool = Field(False, alias="rendezvous-protocol")
 

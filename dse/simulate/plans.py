@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dse.simulate import engine
+from dse.simulate import records
 from dse.simulate.schedules import Schedule
 
 Ints = NDArray[np.int64]
@@ -46,7 +46,7 @@ class Table:
             [sum(len(s.share) for s in known) if known else len(lanes) for lanes, known in pairs], np.int64
         )
 
-    def arrays(self) -> engine.Plans:
+    def arrays(self) -> records.Plans:
         """For the event loop."""
         shapes = np.asarray([size.shape for size in self.size], np.int64).reshape(-1, 2)
         counts = np.asarray([len(found) for found in self.lanes], np.int64)
@@ -65,7 +65,7 @@ class Table:
 
         following = [s.next + m for s, m in zip(messages, first, strict=False)]
         next_ptr = joined((s.next_ptr[:-1] + e for s, e in zip(messages, edges, strict=True)), np.int64)
-        return engine.Plans(
+        return records.Plans(
             shapes[:, 0].copy(), shapes[:, 1].copy(), counts, starts(shapes.prod(axis=1))[:-1],
             joined(self.lane, np.int64), joined((s.ravel() for s in self.size), np.float64),
             starts(counts)[:-1], np.asarray(number, np.int64), first,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.errors import Fault, SpecError
-from dse.simulate import engine, fold
+from dse.simulate import fold, records
 from dse.simulate.layout import Layout, Program, layout
 from dse.simulate.system import Device, System
 from dse.trace.columns import TraceSet
@@ -86,7 +86,7 @@ def prepare(traces: TraceSet, system: System, *, fidelity: str, fold_ranks: bool
     return problem
 
 
-def _programs(known: Layout, pairs: Ints, system: System, replay: bool) -> engine.Programs:
+def _programs(known: Layout, pairs: Ints, system: System, replay: bool) -> records.Programs:
     parts = [_rows(known.programs[p], known, system, system.devices[k], replay) for p, k in pairs]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "child_ptr"}
     lengths = [len(part["kind"]) for part in parts]
@@ -94,7 +94,7 @@ def _programs(known: Layout, pairs: Ints, system: System, replay: bool) -> engin
     child_ptr = np.concatenate(
         [part["child_ptr"][:-1] + at for part, at in zip(parts, starts, strict=False)] + [starts[-1:]]
     )
-    return engine.Programs(
+    return records.Programs(
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         *(joined[name] for name in ("kind", "stream", "seconds", "priority", "order", "parents")),
         child_ptr.astype(np.int64),
@@ -112,10 +112,10 @@ def _streams(known: Layout, system: System) -> Ints:
 def _rows(program: Program, known: Layout, system: System, device: Device, replay: bool) -> dict[str, Any]:
     trace = program.trace
     pointers, child = trace.children
-    kind = np.full(len(trace), engine.TIMED, np.int8)
+    kind = np.full(len(trace), records.TIMED, np.int8)
     joins = np.isin(trace.kind, (Kind.COLL, Kind.SEND)) | (moves(program) & bool(system.tiers)) | (program.slot >= 0)
-    kind[joins] = engine.JOIN
-    kind[trace.kind == Kind.RECV] = engine.RECEIVE
+    kind[joins] = records.JOIN
+    kind[trace.kind == Kind.RECV] = records.RECEIVE
     stream = np.full(len(trace), -1, np.int64)
     stream[trace.kind == Kind.COMP] = COMPUTE
     stream[(trace.kind == Kind.COMP) & (trace.cpu == 1)] = HOST

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dse.simulate import engine, fluid, times
+from dse.simulate import fluid, records, times
 from dse.simulate.prepare import Problem
 from dse.trace.schema import Kind
 
@@ -42,7 +42,7 @@ class Simulation:
         actor_of: which simulated rank (an index) stands for each rank [R].
     """
 
-    def __init__(self, problem: Problem, state: engine.State, flow: fluid.Fluid) -> None:
+    def __init__(self, problem: Problem, state: records.State, flow: fluid.Fluid) -> None:
         self.problem = problem
         self.actor_of = problem.actor_of
         self.base = state.base
@@ -150,7 +150,7 @@ class Simulation:
         table = self._events(nodes)
         if len(nodes):
             receives = self.column("kind")[nodes] == Kind.RECV
-            peer = self._why[nodes] == engine.BY_PEER
+            peer = self._why[nodes] == records.BY_PEER
             before = np.where(np.arange(len(nodes)) > 0, self.end[np.roll(nodes, 1)], 0.0)
             gate = np.where(peer & receives, before, self.begin[nodes])
             table["seconds"] = np.diff(np.append(gate, self.time))

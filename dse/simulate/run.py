@@ -46,25 +46,30 @@ def simulate(
         SpecError: traces that do not fit the system or each other.
         Deadlock: nodes that wait for ever, with who waits for whom.
     """
-    from dse.simulate import engine, fluid
+    from dse.simulate import engine, fluid, records
     from dse.simulate.deadlock import explain
     from dse.simulate.prepare import prepare
     from dse.simulate.result import Simulation
 
     _one_of("fidelity", fidelity, ("analytical", "flows"))
     _one_of("gather", gather, ("input", "output"))
+    for name in ("graph", "algorithms") if fidelity == "analytical" else ():
+        if getattr(system, name) is not None:
+            raise SpecError(
+                [Fault(f"system.{name}", "", "needs fidelity 'flows', which sends every message by itself")]
+            )
     if schedule is not None:
         system = system.replace(schedule=schedule)
     problem = prepare(traces, system, fidelity=fidelity, fold_ranks=fold, gather=gather, replay=replay)
     arrays = problem.arrays
-    state, timers = engine.create(
+    state, timers = records.create(
         arrays["programs"], arrays["transfers"], arrays["plans"], program=problem.program, transfer=problem.transfer,
         job_transfer=arrays["job_transfer"], job_lane=arrays["job_lane"],
     )  # fmt: skip
     sets = arrays["sets"]
     flow = fluid.create(*sets.arrays(), arrays["job_set"], record)
     done = engine.run(
-        arrays["programs"], arrays["transfers"], arrays["plans"], state, flow, timers, engine.POLICY[system.policy]
+        arrays["programs"], arrays["transfers"], arrays["plans"], state, flow, timers, records.POLICY[system.policy]
     )
     if done < len(state.end):
         if len(problem.rank) < problem.layout.ranks and problem.layout.ranks * len(state.end) <= EXPLAINED:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.errors import Fault, SpecError
-from dse.simulate import engine, fold, prepare
+from dse.simulate import fold, prepare, records
 from dse.simulate.collectives import demand, phases
 from dse.simulate.flows import lay
 from dse.simulate.memory import Accesses
@@ -66,7 +66,7 @@ def build(problem: prepare.Problem, gather: str, *, flows: bool) -> None:
     problem.transfer[parts[1].receiver] = received
     problem.group, problem.turn, plan = joined("group"), joined("turn"), joined("plan")
     problem.arrays |= {
-        "transfers": engine.Transfers(
+        "transfers": records.Transfers(
             joined("need"), joined("queue"), joined("delay"),
             np.concatenate([np.zeros(firsts[1]), parts[1].landing, np.zeros(len(parts[2].plan))]),
             plan, starts(table.jobs()[plan])[:-1], starts(plans.chunks[plan])[:-1],

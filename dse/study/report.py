@@ -199,7 +199,9 @@ def provenance_text(
     simulations: Mapping[str, SimulationTable],
 ) -> str:
     """``provenance.json``: versions, commit, digests of the inputs and of the tables that came out."""
-    names = ["study.yaml", *([study.expected] if study.expected else [])]
+    values = [name for name in (study.expected, study.simulation_values) if name]
+    clusters = sorted(f"clusters/{path.name}" for path in folder.glob("clusters/*.yaml"))
+    names = ["study.yaml", *values, *clusters]
     files = {name: _sha256(folder / name) for name in names if (folder / name).is_file()}
     runs = {name: dict(provenance(result.specs)) for name, result in results.items()}
     inputs = {

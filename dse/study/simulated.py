@@ -105,9 +105,11 @@ def _row(check: SimulationCheck, table: SimulationTable, passed: tuple[str, str]
     unit = "1" if check.reference is not None else UNITS.get(check.quantity, "1")
     if check.column:
         unit = UNITS.get(check.column, "1")
-    least = check.measure.endswith("min")
-    place = rows["value"].idxmin() if least else rows["value"].idxmax()
-    ours = float(rows.loc[place, column]) if len(rows) and np.isfinite(rows["value"]).all() else float("nan")
+    values = rows["value"].to_numpy(float)
+    ours = float("nan")
+    if len(rows) and np.isfinite(values).all():  # one missing value spoils them all
+        place = values.argmin() if check.measure.endswith("min") else values.argmax()
+        ours = float(rows[column].iloc[place])
     try:
         ours /= parse(f"1 {check.unit}" if check.unit not in ("", "1") else 1.0, unit)
     except UnitError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def draw_simulated(figure: Figure, table: SimulationTable, *, dark: bool = False
     Raises:
         SpecError: a column that is not there, or several rows on one place of the figure.
     """
-    rows = chosen(table, "time" if figure.kind == "parts" else figure.quantity, figure.at, _reference(figure))
+    figure = figure.model_copy(update={"quantity": _quantity(figure)})
+    rows = chosen(table, figure.quantity, figure.at, _reference(figure))
     by = [name.strip() for name in (figure.by or "").split(",") if name.strip()]
     for field, name in (("along", figure.along or ""), *(("by", name) for name in by)):
         if name and name not in rows:
@@ -45,6 +47,12 @@ def draw_simulated(figure: Figure, table: SimulationTable, *, dark: bool = False
         return _parts(figure, table, rows, dark)
     draw = _bars if figure.kind == "bars" else _curves
     return draw(figure, table, rows, by, dark)
+
+
+def _quantity(figure: Figure) -> str:
+    """The column that is drawn: the time, unless the figure names one."""
+    named = "quantity" in figure.model_fields_set and figure.kind != "parts"
+    return figure.quantity if named else "time"
 
 
 def _reference(figure: Figure) -> dict[str, Any] | None:
@@ -65,7 +73,14 @@ def _names(table: SimulationTable, rows: pd.DataFrame, column: str) -> list[str]
     if column in lists:
         titles = {item.id: item.title or item.id for item in getattr(table.block, lists[column])}
         return [titles[value] for value in rows[column]]
-    return [theme.label(float(value), UNITS.get(column, "")) for value in rows[column]]
+    return [_label(column, value) for value in rows[column]]
+
+
+def _label(column: str, value: Any) -> str:
+    """A value of a column; sizes of whole binary megabytes are given in these."""
+    if column == "size" and value % 2**20 == 0:
+        return f"{value / 2**30:g} GiB" if value % 2**30 == 0 else f"{value / 2**20:g} MiB"
+    return theme.label(value, UNITS.get(column, ""))
 
 
 def _groups(table: SimulationTable, rows: pd.DataFrame, by: list[str]) -> list[tuple[str, tuple[int, ...], Any]]:
@@ -136,7 +151,7 @@ def _curves(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list
         best = part.groupby(along)["value"]
         line = best.max() if figure.reference is not None else best.min()
         colour = theme.SPARE[first % len(theme.SPARE)]
-        at = [theme.label(float(v), UNITS.get(along, "")) for v in line.index]
+        at = [_label(along, v) for v in line.index]
         traces.append(
             {
                 "type": "scatter", "mode": "lines+markers", "name": name, "showlegend": bool(by),
@@ -147,12 +162,12 @@ def _curves(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list
                 "hovertemplate": "%{customdata}<extra></extra>",
             }
         )  # fmt: skip
-    positive = rows[along][rows[along] > 0]
-    wide = len(positive) and positive.max() >= 20 * positive.min() and not along.startswith("share_")
-    axis: dict[str, Any] = {
-        "title": {"text": theme.with_unit(figure.x_title or theme.sentence(TITLES.get(along, along)), x_shown)}
-    }
-    axis |= {"type": "log", **theme.log_ticks(positive / scale)} if wide else {}
+    words = theme.with_unit(figure.x_title or theme.sentence(TITLES.get(along, along)), x_shown)
+    axis: dict[str, Any] = {"title": {"text": words}}
+    if along == "size":
+        ticks = sorted(set(rows[along]))
+        places = {"tickvals": [tick / scale for tick in ticks], "ticktext": [_label(along, tick) for tick in ticks]}
+        axis = {"title": {"text": figure.x_title or "Size"}, "type": "log", **places}
     return theme.drawn(
         traces, title=figure.title, dark=dark, xaxis=axis, yaxis=_value_axis(figure, rows["value"] / factor, shown),
         legend=_legend(figure, by), **_line(figure, factor, dark),
@@ -202,9 +217,11 @@ def _legend(figure: Figure, by: list[str]) -> dict[str, Any]:
 def _line(figure: Figure, factor: float, dark: bool) -> dict[str, Any]:
     if figure.line is None:
         return {}
-    return theme.line_at(
-        figure.line / factor, dark, letter="y", text=figure.line_label, xanchor="right", yanchor="bottom"
-    )
+    side = "bottom" if figure.kind == "bars" else "top"  # lines run above what bounds them
+    found = theme.line_at(figure.line / factor, dark, letter="y", text=figure.line_label, yanchor=side)
+    for note in found["annotations"]:  # which count in powers of ten on a logarithmic axis
+        note |= {"x": 0, "xanchor": "left", "y": math.log10(note["y"]) if figure.log else note["y"]}
+    return found
 
 
 def _once(names: list[str], figure: Figure) -> None:

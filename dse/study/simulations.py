@@ -300,7 +300,7 @@ def _system(site: _Site, variant: Variant) -> Any:
         return system
     own = {
         m.name: Tier(m.name, m.bandwidth, m.latency, m.capacity, m.shared_by,
-                     tuple(Hop(h.bandwidth, h.shared_by, h.latency) for h in m.path), m.reduces)
+                     tuple(Hop(h.bandwidth, h.shared_by, h.latency) for h in m.path), reduces=m.reduces)
         for m in site.machine.memories
     }  # fmt: skip
     kept = tuple(own.pop(tier.name, tier) for tier in system.tiers)

@@ -6,13 +6,12 @@ over local memory); then the NPU sends the next message and expects the next one
 
 from __future__ import annotations
 
-from dse.simulate.compat.arrays import inner
-
 from dse.simulate.compat import layout as L
+from dse.simulate.compat.arrays import inner
 from dse.simulate.compat.events import register
 from dse.simulate.compat.wires import recv, send
 
-RUNS, OVER = 0, 1  # what a step of an algorithm returns
+RUNS, OVER = L.NO, L.YES  # what a step of an algorithm returns
 
 
 @inner
@@ -148,11 +147,11 @@ def _exchange(w, s):
         to, source = (idx + away * st[s, L.S_DIR]) % n, (idx - away * st[s, L.S_DIR]) % n
     if w.settings[L.G_FOLD]:
         off = away * st[s, L.S_STRIDE]
-        send(w, 0, 0, tag, size, off, L.NOBODY, 0)
-        recv(w, 0, 0, tag, size, off, L.STREAM, s)
+        send(w, L.NO, L.NO, tag, size, off, L.NOBODY, L.NO)
+        recv(w, L.NO, L.NO, tag, size, off, L.STREAM, s)
     else:
-        send(w, rank, peer(w, s, to), tag, size, 0, L.NOBODY, 0)
-        recv(w, peer(w, s, source), rank, tag, size, 0, L.STREAM, s)
+        send(w, rank, peer(w, s, to), tag, size, L.NO, L.NOBODY, L.NO)
+        recv(w, peer(w, s, source), rank, tag, size, L.NO, L.STREAM, s)
     st[s, L.S_COUNT] -= 1
     st[s, L.S_POP] += 1
     st[s, L.S_FREE] -= 1
@@ -163,7 +162,7 @@ def begin(w, s):
     """Start the phase for which :func:`setup` prepared the stream."""
     st = w.streams
     if st[s, L.S_ALGO] == L.TREE:
-        tree_step(w, s, False)
+        tree_step(w, s, L.NO)
     else:
         for _ in range(st[s, L.S_PAR]):
             _insert(w, s)
@@ -214,13 +213,13 @@ def _family(w, s):
 @inner
 def _to(w, s, place_):
     st = w.streams
-    send(w, st[s, L.S_RANK], peer(w, s, place_), st[s, L.S_TAG], st[s, L.S_SIZE], 0, L.NOBODY, 0)
+    send(w, st[s, L.S_RANK], peer(w, s, place_), st[s, L.S_TAG], st[s, L.S_SIZE], L.NO, L.NOBODY, L.NO)
 
 
 @inner
 def _from(w, s, place_):
     st = w.streams
-    recv(w, peer(w, s, place_), st[s, L.S_RANK], st[s, L.S_TAG], st[s, L.S_SIZE], 0, L.STREAM, s)
+    recv(w, peer(w, s, place_), st[s, L.S_RANK], st[s, L.S_TAG], st[s, L.S_SIZE], L.NO, L.STREAM, s)
 
 
 @inner
@@ -234,21 +233,21 @@ def tree_step(w, s, received):
             st[s, L.S_STATE] = 1
             _from(w, s, a)
         elif state == 1:
-            _bundle(w, s, 1)
+            _bundle(w, s, L.YES)
             st[s, L.S_STATE] = 2
         else:
             _to(w, s, a)
             return OVER
     elif a < 0:  # leaf: up, and what comes down
         if state == 0:
-            _bundle(w, s, 0)
+            _bundle(w, s, L.NO)
             st[s, L.S_STATE] = 1
         elif state == 1:
             _to(w, s, parent)
             _from(w, s, parent)
             st[s, L.S_STATE] = 2
         elif state == 2:
-            _bundle(w, s, 0)
+            _bundle(w, s, L.NO)
             st[s, L.S_STATE] = 3
         else:
             return OVER
@@ -257,7 +256,7 @@ def tree_step(w, s, received):
         _from(w, s, a)
         _from(w, s, b)
     elif state in (1, 2) and received:  # a child each time
-        _bundle(w, s, 1)
+        _bundle(w, s, L.YES)
         st[s, L.S_STATE] = state + 1
     elif st[s, L.S_COUNT] < 1 and not received:  # the first of two reductions is done
         st[s, L.S_COUNT] = 1
@@ -266,7 +265,7 @@ def tree_step(w, s, received):
         _to(w, s, parent)
         _from(w, s, parent)
     elif state == 4 and received:
-        _bundle(w, s, 1)
+        _bundle(w, s, L.YES)
         st[s, L.S_STATE] = 5
     elif state == 5:
         _to(w, s, a)

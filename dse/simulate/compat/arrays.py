@@ -12,7 +12,6 @@ from numba.experimental import structref
 
 from dse.simulate.compat.layout import State
 
-
 # Nothing is divided by zero, so no code for that exception. Functions that only compiled code calls need nothing for Python
 # to call them, which is most of what takes time to compile.
 compiled = njit(cache=True, error_model="numpy")

@@ -10,7 +10,7 @@ import numpy as np
 from dse.errors import Fault, SpecError
 from dse.simulate.compat import layout as L
 from dse.simulate.compat import plan as plans
-from dse.simulate.compat.layout import Ints, State
+from dse.simulate.compat.layout import Ints
 from dse.simulate.formats import Memory, Network, System
 from dse.trace.columns import Trace, TraceSet
 from dse.trace.schema import Collective, Kind
@@ -65,9 +65,12 @@ class Tables:
             else:
                 dims = plans.rings(self.network, self.system.implementation(comm))
                 takes = [bool(bits >> d & 1) for d in range(len(dims))]
-            if not dims:
+            names = self.system.implementation(comm)
+            if len(names) > len(self.network.npus_count) or not dims:
                 name = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")[comm]
-                raise SpecError([Fault(f"{name}-implementation", "", "must name an algorithm for each dimension")])
+                raise SpecError(
+                    [Fault(f"{name}-implementation", " ".join(names), "must name an algorithm a dimension")]
+                )
             made = plans.make(dims, takes, comm, size, self.network.npus, self.system, self.network)
             self._seen[key] = len(self.plan_rows)
             for variant in made:
@@ -86,16 +89,10 @@ class Tables:
         return rows, np.array(self.chunk_ptr, np.int64), phases
 
 
-def _involved(trace: Trace, row: int, dims: int) -> int:
-    index = trace.dims[row]
-    flags = trace.involved[index] if index >= 0 else (True,) * ALL_DIMS
-    return sum(1 << d for d in range(min(dims, len(flags))) if flags[d])
-
-
 def nodes_of(trace: Trace, traces: TraceSet, tables: Tables, memory: Memory) -> tuple[Ints, Ints]:
     """The columns ``N_*`` of a trace's nodes in the order of their ids, and that order."""
     order = np.argsort(trace.ids, kind="stable")
-    system, network = tables.system, tables.network
+    system = tables.system
     out = np.zeros((len(trace), L.NODE_COLS), np.int64)
     kind = trace.kind[order].astype(np.int64)
     cpu = trace.cpu[order] == 1
@@ -113,8 +110,10 @@ def nodes_of(trace: Trace, traces: TraceSet, tables: Tables, memory: Memory) -> 
         with np.errstate(divide="ignore", invalid="ignore"):
             time = memory.latency + np.nan_to_num(size / (memory.bandwidth * 1e9) * 1e9).astype(np.int64)
         out[is_mem, L.N_KIND], out[is_mem, L.N_TIME] = L.K_MEM, time[is_mem]
-        for at in np.flatnonzero((kind == Kind.SEND) | (kind == Kind.RECV) | (kind == Kind.COLL)):
-            _comm(out[at], trace, int(order[at]), traces, tables, len(network.npus_count))
+        _messages(out, trace, order, kind)
+        _collectives(out, trace, order, kind, traces, tables)
+        on_cpu = cpu & np.isin(kind, (Kind.SEND, Kind.RECV, Kind.COLL))
+        out[on_cpu, L.N_KIND], out[on_cpu, L.N_BAD] = L.K_BAD, L.ON_CPU
     out[kind == Kind.INVALID, L.N_KIND] = L.K_SKIP
     out[kind == Kind.METADATA, L.N_KIND], out[kind == Kind.METADATA, L.N_BAD] = L.K_BAD, L.METADATA
     return out, order
@@ -128,51 +127,54 @@ def _roofline(out: Ints, trace: Trace, order: Ints, kind: Ints, cpu: Ints, size:
     out[on & (size == 0), L.N_KIND] = L.K_SKIP
 
 
-def _comm(row: Ints, trace: Trace, at: int, traces: TraceSet, tables: Tables, dims: int) -> None:
-    """Fill in a node that communicates; what ASTRA-sim refuses becomes ``K_BAD`` with the reason."""
-    kind = trace.kind[at]
-    row[L.N_KIND] = {Kind.SEND: L.K_SEND, Kind.RECV: L.K_RECV, Kind.COLL: L.K_COLL}[Kind(kind)]
-    why = L.FINE
-    if row[L.N_SLOT] == L.CPU:
-        why = L.ON_CPU
-    elif kind == Kind.SEND:
-        row[L.N_PEER] = trace.dst[at]
-        why = L.NO_DST if trace.dst[at] < 0 and not trace.relative else L.FINE
-    elif kind == Kind.RECV:
-        row[L.N_PEER] = trace.src[at]
-        why = L.NO_SRC if trace.src[at] < 0 and not trace.relative else L.FINE
-    if kind != Kind.COLL:
-        row[L.N_MASK] = trace.relative  # the peer is so many ranks away
-    if why == L.FINE and kind != Kind.COLL and trace.size[at] <= 0:
-        why = L.NO_SIZE
-    if why == L.FINE and kind == Kind.COLL:
-        comm = COMMS.get(Collective(trace.coll[at])) if trace.coll[at] >= 0 else None
-        if trace.coll[at] == Collective.BROADCAST:  # replayed: 1 ns where nothing is recorded
-            row[L.N_KIND] = L.K_REPLAY
-            row[L.N_SLOT] = L.COMM
-        elif comm is None:
-            why = L.UNSUPPORTED if trace.coll[at] >= 0 else L.NO_TYPE
-        elif trace.size[at] < 0:
-            why = L.NO_SIZE
-        else:
-            _collective(row, trace, at, comm, traces, tables, dims)
-    if why != L.FINE:
-        row[L.N_KIND], row[L.N_BAD] = L.K_BAD, why
+def _messages(out: Ints, trace: Trace, order: Ints, kind: Ints) -> None:
+    """Sends and receives; what ASTRA-sim refuses becomes ``K_BAD`` with the reason."""
+    for what, code, peers, why in (
+        (Kind.SEND, L.K_SEND, trace.dst, L.NO_DST),
+        (Kind.RECV, L.K_RECV, trace.src, L.NO_SRC),
+    ):
+        on = kind == what
+        out[on, L.N_KIND] = code
+        out[on, L.N_PEER], out[on, L.N_MASK] = peers[order][on], trace.relative
+        own = trace.src if what == Kind.SEND else trace.dst
+        out[on, L.N_PLAN] = -1 if trace.relative else own[order][on]
+        for wrong, reason in ((on & (trace.size[order] <= 0), L.NO_SIZE), (on & (peers[order] < 0), why)):
+            if reason == L.NO_SIZE or not trace.relative:
+                out[wrong, L.N_KIND], out[wrong, L.N_BAD] = L.K_BAD, reason
 
 
-def _collective(row: Ints, trace: Trace, at: int, comm: int, traces: TraceSet, tables: Tables, dims: int) -> None:
-    size, bits, group = int(trace.size[at]), _involved(trace, at, dims), 0
-    label = int(trace.group[at])
+def _collectives(out: Ints, trace: Trace, order: Ints, kind: Ints, traces: TraceSet, tables: Tables) -> None:
+    """Collectives, each distinct one planned once."""
+    at = np.flatnonzero(kind == Kind.COLL)
+    if not len(at):
+        return
+    rows = order[at]
+    told = np.stack([trace.coll[rows], trace.size[rows], trace.dims[rows], trace.group[rows]], axis=1).astype(np.int64)
+    distinct, which = np.unique(told, axis=0, return_inverse=True)
+    made = np.array([_collective(*row, trace, traces, tables) for row in distinct.tolist()], np.int64)
+    columns = [L.N_KIND, L.N_BAD, L.N_PLAN, L.N_MASK, L.N_LABEL]
+    out[np.ix_(at, columns)] = made[which.ravel()]
+
+
+def _collective(
+    coll: int, size: int, dims: int, label: int, trace: Trace, traces: TraceSet, tables: Tables
+) -> tuple[int, int, int, int, int]:
+    """Kind, fault, plan, mask and label of a collective."""
+    if coll == Collective.BROADCAST:  # replayed: 1 ns where nothing is recorded
+        return L.K_REPLAY, L.FINE, 0, 0, -1
+    comm = COMMS.get(coll)
+    if comm is None or size < 0:
+        return L.K_BAD, L.NO_TYPE if coll < 0 else L.UNSUPPORTED if comm is None else L.NO_SIZE, 0, 0, -1
+    count, group = len(tables.network.npus_count), 0
+    flags = trace.involved[dims] if dims >= 0 else (True,) * ALL_DIMS
+    bits = sum(1 << d for d in range(min(count, len(flags))) if flags[d])
     if label >= 0:
-        row[L.N_LABEL] = label
         table = traces.groups.get(trace.labels[label])
         if table is None:
-            row[L.N_KIND], row[L.N_BAD] = L.K_BAD, L.NO_GROUP
-            return
+            return L.K_BAD, L.NO_GROUP, 0, 0, -1
         group = 0 if table.shape[1] == tables.network.npus else table.shape[1]
-        bits = (1 << dims) - 1
-    row[L.N_PLAN] = tables.plan(comm, size, bits, group)
-    row[L.N_MASK] = tables.mask(bits)
+        bits = (1 << count) - 1
+    return L.K_COLL, L.FINE, tables.plan(comm, size, bits, group), tables.mask(bits), label
 
 
 def group_ids(labels: Mapping[str, Ints]) -> tuple[Ints, Ints, Ints, dict[str, Ints]]:

@@ -6,9 +6,8 @@ between them. Which of two chunks enters a queue first can depend on it.
 
 from __future__ import annotations
 
-from dse.simulate.compat.arrays import inner
-
 from dse.simulate.compat import layout as L
+from dse.simulate.compat.arrays import inner
 
 
 @inner
@@ -54,7 +53,13 @@ def push(w, time, born, what, arg):
         return
     clock[L.HEAP_N] = at + 1
     clock[L.SEQ] += 1
-    heap[at, L.TIME], heap[at, L.BORN], heap[at, L.ORDER], heap[at, L.WHAT], heap[at, L.ARG] = time, born, clock[L.SEQ], what, arg
+    heap[at, L.TIME], heap[at, L.BORN], heap[at, L.ORDER], heap[at, L.WHAT], heap[at, L.ARG] = (
+        time,
+        born,
+        clock[L.SEQ],
+        what,
+        arg,
+    )
     while at > 0:
         above = (at - 1) >> 1
         if not _before(heap, at, above):
@@ -90,12 +95,13 @@ def pop(w):
 @inner
 def register(w, rank, delay, kind, a, b, c):
     """Have NPU ``rank`` call itself ``delay`` ns from now."""
+    pending = w.pending
     clock, items, batches = w.clock, w.items, w.batches
     item = take(items, clock, L.ITEM0, L.ITEM_NEXT)
     items[item, L.ITEM_KIND], items[item, L.ITEM_A], items[item, L.ITEM_B], items[item, L.ITEM_C] = kind, a, b, c
     items[item, L.ITEM_NEXT] = 0
     time = clock[L.NOW] + delay
-    batch = w.pending[rank]
+    batch = pending[rank]
     while batch and batches[batch, L.BATCH_TIME] != time:
         batch = batches[batch, L.BATCH_NEXT]
     if batch:
@@ -104,20 +110,21 @@ def register(w, rank, delay, kind, a, b, c):
         return
     batch = take(batches, clock, L.BATCH0, L.BATCH_NEXT)
     batches[batch, L.BATCH_TIME], batches[batch, L.BATCH_HEAD], batches[batch, L.BATCH_TAIL] = time, item, item
-    batches[batch, L.BATCH_NEXT] = w.pending[rank]
-    w.pending[rank] = batch
+    batches[batch, L.BATCH_NEXT] = pending[rank]
+    pending[rank] = batch
     # The rank rides with the batch, so that an event needs one argument only.
-    push(w, time, clock[L.NOW], L.BATCH, batch * len(w.pending) + rank)
+    push(w, time, clock[L.NOW], L.BATCH, batch * len(pending) + rank)
 
 
 @inner
 def close_batch(w, rank, batch):
     """Take a batch that has run out of its NPU's list."""
+    pending = w.pending
     batches = w.batches
-    if w.pending[rank] == batch:
-        w.pending[rank] = batches[batch, L.BATCH_NEXT]
+    if pending[rank] == batch:
+        pending[rank] = batches[batch, L.BATCH_NEXT]
     else:
-        at = w.pending[rank]
+        at = pending[rank]
         while batches[at, L.BATCH_NEXT] != batch:
             at = batches[at, L.BATCH_NEXT]
         batches[at, L.BATCH_NEXT] = batches[batch, L.BATCH_NEXT]

@@ -42,6 +42,9 @@ def compile_program(traces: TraceSet, network: Network, system: System, memory: 
     """
     if len(traces) != network.npus:
         raise SpecError([Fault("npus_count", str(network.npus), f"must be the number of traces, {len(traces)}")])
+    if memory.memory_type == MEMORIES[2] and memory.num_nodes * memory.num_npus_per_node < network.npus:
+        rule = f"num-nodes x num-npus-per-node must be at least the {network.npus} NPUs of the network"
+        raise SpecError([Fault("num-nodes", f"{memory.num_nodes} x {memory.num_npus_per_node}", rule)])
     tables = Tables(network, system)
     rows, orders, slots, child_ptr, child, parents = [], [], [], [np.zeros(1, np.int64)], [], []
     for trace in traces.classes:
@@ -133,7 +136,9 @@ def state(program: Program, scale: int, whole: bool, fold: bool = False) -> Stat
         msgs=_free_list(2 * pool, L.MSG, L.NEXT),
         buckets=np.zeros(1 << (pool - 1).bit_length(), np.int64),
         links=np.zeros((_links(network) if network.aware else 1, 3), np.int64),
-        sizes=np.array([[TOPOLOGIES[t], n, s] for t, n, s in zip(network.topology, network.npus_count, strides, strict=True)]),
+        sizes=np.array(
+            [[TOPOLOGIES[t], n, s] for t, n, s in zip(network.topology, network.npus_count, strides, strict=True)]
+        ),
         rates=np.array(list(zip(network.bytes_per_ns, network.latency, strict=True))),
         local=np.array([system.local_mem_bw * 1e9 or np.inf]),
         streams=_free_list(2 + (1 if whole else ranks * 2 * most), L.STREAM_COLS + widest, L.S_NEXT),

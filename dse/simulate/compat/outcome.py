@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.errors import DseError
+from dse.errors import DseError, Fault, SpecError
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.layout import Ints, State
 from dse.simulate.compat.machine import Program
 from dse.trace.columns import TraceSet
 from dse.trace.schema import Kind
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 WHY = {
     L.UNSUPPORTED: "a collective of this kind is not supported (all-reduce, all-gather, reduce-scatter, all-to-all, broadcast are)",
     L.ON_CPU: "a node that communicates is marked is_cpu_op",
     L.NO_SRC: "a receive has no comm_src",
     L.NO_DST: "a send has no comm_dst",
+    L.NOT_MINE: "a send from, or a receive to, another rank",
+    L.NO_RANK: "a message to or from a rank that there is not",
     L.NO_GROUP: "the rank is in no communicator group of that name",
     L.METADATA: "a METADATA node",
     L.NO_SIZE: "a node that communicates has no comm_size above 0",
@@ -89,6 +96,87 @@ class CompatRun:
         start[order], end[order] = self.starts[part], self.ends[part]
         return start, end
 
+    def to_dict(self) -> dict[str, Any]:
+        """The run as plain values: summary, and a list of one entry a rank; ``None`` where a rank did not finish."""
+        columns = {
+            "wall": self.wall,
+            "compute": self.gpu,
+            "cpu": self.cpu,
+            "communication": self.comm,
+            "memory": self.memory,
+            "overlap": self.overlap,
+            "exposed": self.exposed,
+            "finished": self.finished,
+        }
+        done = self.finished >= 0
+        ranks = [
+            {"rank": rank, **{name: int(column[rank]) if done[rank] else None for name, column in columns.items()}}
+            for rank in range(len(done))
+        ]
+        return {
+            "cycles_max": self.cycles_max if done.all() else None,
+            "cycles_min": self.cycles_min if done.all() else None,
+            "outcome": self.outcome,
+            "reasons": list(self.reasons),
+            "ranks": ranks,
+        }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All nodes that started: rank, id, name, kind, start and end in ns (-1: never ended)."""
+        import pandas as pd
+
+        parts = []
+        for rank in range(len(self.finished)):
+            trace = self.traces[rank]
+            start, end = self.times(rank)
+            on = start >= 0
+            names = np.array(trace.names or ("",), object)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "rank": rank,
+                        "id": trace.ids[on],
+                        "name": names[trace.name[on]],
+                        "kind": [Kind(k).name for k in trace.kind[on]],
+                        "start_ns": start[on],
+                        "end_ns": end[on],
+                    }
+                )
+            )
+        return pd.concat(parts, ignore_index=True).sort_values(
+            ["start_ns", "rank", "id"], kind="stable", ignore_index=True
+        )
+
+    def to_file(self, path: Path | str) -> Path:
+        """Write :meth:`to_pandas` to a .parquet or .csv file.
+
+        Raises:
+            SpecError: another ending. StudyError: the file cannot be written.
+        """
+        from dse.study.export import write_atomically
+
+        path = Path(path)
+        if path.suffix not in (".parquet", ".csv"):
+            raise SpecError([Fault("out", str(path)[-200:], "must end in .parquet or .csv")])
+        frame = self.to_pandas()
+        if path.suffix == ".csv":
+            return write_atomically(path, lambda to: frame.to_csv(to, index=False, lineterminator="\n"))
+        return write_atomically(path, lambda to: frame.to_parquet(to, index=False, compression="zstd"))
+
+    def __str__(self) -> str:
+        done = self.finished >= 0
+        if not done.all():
+            return f"{self.outcome}: {int(done.sum())} of {len(done)} ranks finished\n" + "\n".join(self.reasons)
+        rows = [("ns", "least", "mean", "most")]
+        for name, column in (
+            ("finished", self.finished),
+            ("compute", self.gpu),
+            ("communication", self.comm),
+            ("exposed", self.exposed),
+        ):
+            rows.append((name, f"{column.min():,}", f"{column.mean():,.0f}", f"{column.max():,}"))
+        return "\n".join(f"{a:<14}{b:>18}{c:>18}{d:>18}" for a, b, c, d in rows)
+
     def check(self) -> CompatRun:
         """This run, if all ranks finished.
 
@@ -102,7 +190,8 @@ class CompatRun:
         raise (Deadlock if self.outcome == "deadlock" else Aborted)(head + "; ".join(self.reasons))
 
 
-KINDS = {Kind.MEM_LOAD: 3, Kind.MEM_STORE: 3, Kind.SEND: 2, Kind.RECV: 2, Kind.COLL: 2}
+# What a node of each kind counts as: 0 CPU, 1 GPU, 2 communication, 3 remote memory, 4 nothing.
+TYPES = np.array([4, 4, 3, 3, 1, 2, 2, 2])
 
 
 def collect(program: Program, w: State) -> CompatRun:
@@ -111,15 +200,11 @@ def collect(program: Program, w: State) -> CompatRun:
 
     traces = program.traces
     ranks = len(w.ranks)
-    types = np.concatenate(
-        [
-            np.array([KINDS.get(Kind(k), 4) if k != Kind.COMP else int(c != 1) for k, c in zip(t.kind, t.cpu, strict=True)], np.int64)[
-                order
-            ]
-            for t, order in zip(traces.classes, program.orders, strict=True)
-        ]
-        or [np.zeros(0, np.int64)]
-    )
+    parts = [np.zeros(0, np.int64)]
+    for trace, order in zip(traces.classes, program.orders, strict=True):
+        on_cpu = (trace.kind == Kind.COMP) & (trace.cpu == 1)
+        parts.append(np.where(on_cpu, 0, TYPES[trace.kind])[order])
+    types = np.concatenate(parts)
     base = np.append(w.ranks[:, L.R_BASE], len(w.start))
     first = program.class_ptr[w.ranks[:, L.R_CLASS]]
     out = busy(types, first, base, w.start, w.end)
@@ -127,7 +212,7 @@ def collect(program: Program, w: State) -> CompatRun:
     ok = finished >= 0
     cpu, gpu, comm, memory, wall = (np.where(ok, column, -1) for column in out.T[:5])
     overlap = np.where(ok & (out[:, 5] > 0) & (out[:, 6] > 0), gpu + comm - wall, np.where(ok, 0, -1))
-    has = np.array([bool(((t.cpu == 1) & (t.kind == Kind.COMP)).any() or np.isin(t.kind, (2, 3)).any()) for t in traces.classes])
+    has = np.array([np.isin(part, (0, 3)).any() for part in parts[1:]], bool)
     outcome, reasons = "finished", ()
     if w.clock[L.STATUS] > 0:
         outcome, reasons = "aborted", (_abort(program, w),)
@@ -139,7 +224,22 @@ def collect(program: Program, w: State) -> CompatRun:
     lost = has[traces.of[:ranks]] if len(has) else np.zeros(ranks, bool)
     events = int(w.clock[L.EVENTS])
     return CompatRun(
-        wall, gpu, cpu, comm, memory, overlap, exposed, finished, outcome, reasons, lost, w.start, w.end, base, events, traces
+        wall,
+        gpu,
+        cpu,
+        comm,
+        memory,
+        overlap,
+        exposed,
+        finished,
+        outcome,
+        reasons,
+        lost,
+        w.start,
+        w.end,
+        base,
+        events,
+        traces,
     )
 
 

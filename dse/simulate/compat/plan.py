@@ -88,6 +88,10 @@ class _Chunk:
         ring = self.dims[dim]
         if ring.algo == L.HALVING and comm == L.A2A:
             raise SpecError([Fault("all-to-all-implementation", "halvingDoubling", "cannot do an all-to-all")])
+        if ring.algo == L.TREE and (ring.n & (ring.n - 1) or not ring.stride):
+            raise SpecError(
+                [Fault("implementation", "doubleBinaryTree", f"needs 2^k NPUs of a dimension, not {ring.n} of a group")]
+            )
         self.phases.append((dim, how, comm, ring.algo, ring.window, ring.stride, ring.n, self.size, self.kind))
         self.size = after(ring, comm, self.size)
 
@@ -111,7 +115,9 @@ def _phases(dims: list[Ring], order: list[int], takes: list[bool], comm: int, si
     return out.phases
 
 
-def make(dims: list[Ring], takes: list[bool], comm: int, size: int, npus: int, system: System, network: Network) -> list[Plan]:
+def make(
+    dims: list[Ring], takes: list[bool], comm: int, size: int, npus: int, system: System, network: Network
+) -> list[Plan]:
     """The plans of a collective: one, or one for each turn where dimensions are taken in turn.
 
     Args:

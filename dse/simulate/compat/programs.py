@@ -126,7 +126,9 @@ def _operation(text: str, whole: str) -> Row:
     if re.search(r"LOAD|STORE", text):
         return {"kind": Kind.MEM_STORE if "STORE" in text else Kind.MEM_LOAD, "bytes": _size(text)}
     if "COMP" not in text:
-        raise SpecError([Fault("program", text[:80], "no operation known: COMP, LOAD, STORE, a collective, or a pattern")])
+        raise SpecError(
+            [Fault("program", text[:80], "no operation known: COMP, LOAD, STORE, a collective, or a pattern")]
+        )
     row = _comp(0 if re.search(r"duration 0\b", text) else _micros(text, _micros(whole)))
     if found := re.search(r"(\S+) flop, (\S+) B\b", text):
         row |= {"flops": float(found[1]), "bytes": float(found[2])}
@@ -183,6 +185,8 @@ def traces_of(text: str, npus: int, dims: int = 1, groups: Mapping[str, list[int
         key = f"{mine} {rows}"
         if key not in seen:
             seen[key] = len(classes)
-            classes.append(small_trace([{**row, "group": mine} if mine >= 0 else row for row in rows], labels, involved))
+            classes.append(
+                small_trace([{**row, "group": mine} if mine >= 0 else row for row in rows], labels, involved)
+            )
         of[rank] = seen[key]
     return TraceSet(tuple(classes), of, table, text)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dse.simulate.compat.arrays import inner
-
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.algorithms import begin, setup
+from dse.simulate.compat.arrays import inner
 from dse.simulate.compat.events import give, take
 
 FIFO, REDUCE_GATHER, SMALLEST = range(3)
@@ -14,17 +13,18 @@ FIFO, REDUCE_GATHER, SMALLEST = range(3)
 @inner
 def take_queue(w, rank, level, how):
     """The queue of a dimension for the next chunk, and the direction of its ring: all in turn, or one half of them."""
-    n = w.settings[L.G_QUEUES]
-    row = rank * w.settings[L.G_DIMS] + level
+    g, levels = w.settings, w.levels
+    n = g[L.G_QUEUES]
+    row = rank * g[L.G_DIMS] + level
     first, half = level * n, n // 2
-    at = w.levels[row, how]
+    at = levels[row, how]
     if how == L.ANY:
-        w.levels[row, how] = (at + 1) % n
+        levels[row, how] = (at + 1) % n
         return first + at, (-1 if n > 1 and at >= half else 1)
     if how == L.FIRST:
-        w.levels[row, how] = (at + 1) % max(half, 1)
+        levels[row, how] = (at + 1) % max(half, 1)
         return first + at, 1
-    w.levels[row, how] = at + 1 if at + 1 < n else half
+    levels[row, how] = at + 1 if at + 1 < n else half
     return first + at, -1
 
 
@@ -64,26 +64,28 @@ def _place(w, row, s):
 @inner
 def _start_some(w, rank, queue):
     """Start the streams of a queue that may run now."""
+    queues, g = w.queues, w.settings
     st = w.streams
-    row = rank * w.settings[L.G_DIMS] * w.settings[L.G_QUEUES] + queue
-    at = w.queues[row, L.Q_HEAD]
-    for _ in range(w.queues[row, L.Q_RUN]):
+    row = rank * g[L.G_DIMS] * g[L.G_QUEUES] + queue
+    at = queues[row, L.Q_HEAD]
+    for _ in range(queues[row, L.Q_RUN]):
         if at:
             at = st[at, L.S_NEXT]
-    while at and w.queues[row, L.Q_RUN] < w.settings[L.G_RUNNING]:
+    while at and queues[row, L.Q_RUN] < g[L.G_RUNNING]:
         st[at, L.S_INIT] = 1
         begin(w, at)
-        w.queues[row, L.Q_RUN] += 1
+        queues[row, L.Q_RUN] += 1
         at = st[at, L.S_NEXT]
 
 
 @inner
 def _unlink(w, row, s):
+    queues = w.queues
     st = w.streams
-    if w.queues[row, L.Q_HEAD] == s:
-        w.queues[row, L.Q_HEAD] = st[s, L.S_NEXT]
+    if queues[row, L.Q_HEAD] == s:
+        queues[row, L.Q_HEAD] = st[s, L.S_NEXT]
         return
-    at = w.queues[row, L.Q_HEAD]
+    at = queues[row, L.Q_HEAD]
     while st[at, L.S_NEXT] != s:
         at = st[at, L.S_NEXT]
     st[at, L.S_NEXT] = st[s, L.S_NEXT]
@@ -92,13 +94,14 @@ def _unlink(w, row, s):
 @inner
 def _enter(w, s):
     """Put a stream into the queue of its phase."""
+    g = w.settings
     st = w.streams
     rank, x = st[s, L.S_RANK], st[s, L.S_PHASE]
     packed = st[s, L.STREAM_COLS + x - st[s, L.S_FIRST]]
     st[s, L.S_QUEUE], st[s, L.S_TREE], st[s, L.S_DIR] = packed >> 2, packed & 1, (-1 if packed & 2 else 1)
     setup(w, s, x)
     st[s, L.S_KIND], st[s, L.S_INIT] = w.phases[x, L.X_COMM], 0
-    row = rank * w.settings[L.G_DIMS] * w.settings[L.G_QUEUES] + st[s, L.S_QUEUE]
+    row = rank * g[L.G_DIMS] * g[L.G_QUEUES] + st[s, L.S_QUEUE]
     before, at = _place(w, row, s)
     st[s, L.S_NEXT] = at
     if before:
@@ -110,9 +113,10 @@ def _enter(w, s):
 @inner
 def leave(w, s, ends):
     """A stream is done with a phase: on to the next, or out (``ends``); the next of each queue starts."""
+    g = w.settings
     st = w.streams
     rank, old = st[s, L.S_RANK], st[s, L.S_QUEUE]
-    row = rank * w.settings[L.G_DIMS] * w.settings[L.G_QUEUES] + old
+    row = rank * g[L.G_DIMS] * g[L.G_QUEUES] + old
     _unlink(w, row, s)
     if ends:
         give(st, w.clock, L.STREAM0, L.S_NEXT, s)
@@ -128,41 +132,50 @@ def leave(w, s, ends):
 @inner
 def launch(w, rank, node, plan, group, member):
     """Start a collective at one NPU: a stream for each chunk. False if no dimension takes part: it then never ends."""
+    plans, g, data_, chunks, phases, counters, trees = (
+        w.plans,
+        w.settings,
+        w.data,
+        w.chunks,
+        w.phases,
+        w.counters,
+        w.trees,
+    )
     st, clock, r = w.streams, w.clock, w.ranks[rank]
-    turns = w.plans[plan, L.P_VARIANTS]
+    turns = plans[plan, L.P_VARIANTS]
     if turns > 1:  # dimensions are taken in turn, from where the last collective stopped
         plan += r[L.R_TURN]
-    lo, hi = w.plans[plan, L.P_LO], w.plans[plan, L.P_HI]
-    if w.settings[L.G_TURNS]:
+    lo, hi = plans[plan, L.P_LO], plans[plan, L.P_HI]
+    if g[L.G_TURNS]:
         r[L.R_TURN] = (r[L.R_TURN] + hi - lo) % max(turns, 1)
     priority = w.nodes[node, L.N_PRIO] if node >= 0 else 0
-    if w.settings[L.G_POLICY] < 2:  # the later first, or the earlier first
+    if g[L.G_POLICY] < 2:  # the later first, or the earlier first
         priority = r[L.R_PRIO]
-        r[L.R_PRIO] += 1 - 2 * w.settings[L.G_POLICY]
-    if hi == lo or w.chunks[lo] == w.chunks[lo + 1]:
+        r[L.R_PRIO] += 1 - 2 * g[L.G_POLICY]
+    if hi == lo or chunks[lo] == chunks[lo + 1]:
         return False
-    data = take(w.data, clock, L.DATA0, L.D_NEXT)
-    w.data[data, L.D_RANK], w.data[data, L.D_NODE], w.data[data, L.D_LEFT] = rank, node, hi - lo
+    data = take(data_, clock, L.DATA0, L.D_NEXT)
+    data_[data, L.D_RANK], data_[data, L.D_NODE], data_[data, L.D_LEFT] = rank, node, hi - lo
     for chunk in range(lo, hi):
         s = take(st, clock, L.STREAM0, L.S_NEXT)
-        first, stop = w.chunks[chunk], w.chunks[chunk + 1]
+        first, stop = chunks[chunk], chunks[chunk + 1]
         for x in range(first, stop):
-            ph = w.phases[x]
+            ph = phases[x]
             queue, direction = take_queue(w, rank, ph[L.X_LEVEL], ph[L.X_TAKE])
             tree = 0
             if ph[L.X_ALGO] == L.TREE:
-                row = (rank * w.settings[L.G_DIMS] + ph[L.X_LEVEL]) * 4 + ph[L.X_KIND]
-                tree = w.trees[row]
-                w.trees[row] = 1 - tree
+                row = (rank * g[L.G_DIMS] + ph[L.X_LEVEL]) * 4 + ph[L.X_KIND]
+                tree = trees[row]
+                trees[row] = 1 - tree
             st[s, L.STREAM_COLS + x - first] = queue * 4 + (2 if direction < 0 else 0) + tree
         st[s, L.S_RANK], st[s, L.S_DATA], st[s, L.S_FIRST], st[s, L.S_PHASE] = rank, data, first, first
         st[s, L.S_LAST], st[s, L.S_PRIO] = stop - 1, priority
         st[s, L.S_TAG] = r[L.R_STREAMS]
         r[L.R_STREAMS] += 1
-        st[s, L.S_GROUP] = group if w.phases[first, L.X_STRIDE] == 0 else -1
+        st[s, L.S_GROUP] = group if phases[first, L.X_STRIDE] == 0 else -1
         if group >= 0:
-            st[s, L.S_TAG] = w.group_id[group] * 1_000_000 + w.counters[member]
-            w.counters[member] += 1
+            st[s, L.S_TAG] = w.group_id[group] * 1_000_000 + counters[member]
+            counters[member] += 1
         _enter(w, s)
         _start_some(w, rank, st[s, L.S_QUEUE])
     return True

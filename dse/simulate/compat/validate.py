@@ -206,10 +206,21 @@ def _report(frame: pd.DataFrame, answer: Callable[[Row], Answer], names: list[st
         raise SpecError([Fault("table", "", "has no rows")])
     records = []
     for at, row in enumerate(frame.to_dict("records")):
-        want, got = answer({key: value for key, value in row.items() if not (isinstance(value, float) and np.isnan(value))} | _empty(row))
+        want, got = answer(
+            {key: value for key, value in row.items() if not (isinstance(value, float) and np.isnan(value))}
+            | _empty(row)
+        )
         apart = {key: [want[key], got[key]] for key in want if want[key] != got[key]}
         gap = abs(got["cycles"] - want["cycles"]) / max(abs(want["cycles"]), 1)
-        records.append({"row": at, "exact": not apart, "gap": gap, "apart": apart, "group": " ".join(str(row[n]) for n in names[:2])})
+        records.append(
+            {
+                "row": at,
+                "exact": not apart,
+                "gap": gap,
+                "apart": apart,
+                "group": " ".join(str(row[n]) for n in names[:2]),
+            }
+        )
     out = pd.DataFrame(records)
     worst = out[~out["exact"]].sort_values("gap", ascending=False, kind="stable").head(10)
     groups = out.groupby("group", sort=True)
@@ -227,7 +238,11 @@ def _report(frame: pd.DataFrame, answer: Callable[[Row], Answer], names: list[st
             for item in worst.to_dict("records")
         ],
         "by_group": {
-            str(name): {"n": len(part), "exact_fraction": float(part["exact"].mean()), "max_relative": float(part["gap"].max())}
+            str(name): {
+                "n": len(part),
+                "exact_fraction": float(part["exact"].mean()),
+                "max_relative": float(part["gap"].max()),
+            }
             for name, part in groups
         },
     }
@@ -235,7 +250,11 @@ def _report(frame: pd.DataFrame, answer: Callable[[Row], Answer], names: list[st
 
 def _empty(row: Row) -> Row:
     """The result columns that are empty: a run that ended early."""
-    return {key: None for key in ("cycles_ns", "cycles_min", "cycles_max", "cycles_npu0", "exposed_npu0") if key in row and row[key] != row[key]}
+    return {
+        key: None
+        for key in ("cycles_ns", "cycles_min", "cycles_max", "cycles_npu0", "exposed_npu0")
+        if key in row and row[key] != row[key]
+    }
 
 
 def _shown(value: Any) -> Any:
@@ -248,7 +267,16 @@ def _needs(frame: pd.DataFrame, path: Path | str, kinds: dict[str, tuple[str, ..
         if set(columns) <= set(frame.columns):
             return kind
     listed = "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in kinds.items())
-    raise SpecError([Fault("table", ", ".join(map(str, frame.columns))[:120], f"must have the columns of a known kind ({listed})", str(path)[-200:])])
+    raise SpecError(
+        [
+            Fault(
+                "table",
+                ", ".join(map(str, frame.columns))[:120],
+                f"must have the columns of a known kind ({listed})",
+                str(path)[-200:],
+            )
+        ]
+    )
 
 
 def validate_collectives(path: Path | str) -> dict[str, Any]:
@@ -272,8 +300,12 @@ def validate_collectives(path: Path | str) -> dict[str, Any]:
     )
     if kind == "server":
         return _report(frame, _server, ["size_bytes"])
-    names = ["topology", "collective", "algo", "npus"] if kind == "one dimension" else ["net", "collective", "algo_per_dim"]
-    more = [name for name in ("backend", "size_bytes", "chunks", "active_chunks_per_dim", "inter", "intra") if name in frame]
+    names = (
+        ["topology", "collective", "algo", "npus"] if kind == "one dimension" else ["net", "collective", "algo_per_dim"]
+    )
+    more = [
+        name for name in ("backend", "size_bytes", "chunks", "active_chunks_per_dim", "inter", "intra") if name in frame
+    ]
     return _report(frame, _collective, names + more)
 
 

@@ -24,7 +24,9 @@ NAMES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 CODES = (0, 2, 7, 6)  # of NAMES in the schema
 
 
-def small_trace(rows: list[dict[str, Any]], labels: tuple[str, ...] = (), involved: tuple[tuple[bool, ...], ...] = ()) -> Trace:
+def small_trace(
+    rows: list[dict[str, Any]], labels: tuple[str, ...] = (), involved: tuple[tuple[bool, ...], ...] = ()
+) -> Trace:
     """A trace from a few nodes; ``deps`` are rows, other keys are the columns of :class:`Trace`."""
     n = len(rows)
 
@@ -65,7 +67,12 @@ def small_trace(rows: list[dict[str, Any]], labels: tuple[str, ...] = (), involv
 def can_answer(tables: Tables) -> bool:
     """Whether collectives can be answered whole: no congestion, and nothing is carried from one to the next."""
     network, system = tables.network, tables.system
-    if network.aware or system.rendezvous or system.queues_per_dim > 1 or system.inter_dimension_scheduling == "roundRobin":
+    if (
+        network.aware
+        or system.rendezvous
+        or system.queues_per_dim > 1
+        or system.inter_dimension_scheduling == "roundRobin"
+    ):
         return False
     return all(row[L.X_ALGO] != L.TREE for row in tables.phase_rows)
 
@@ -76,9 +83,13 @@ def foldable(tables: Tables, plan: int) -> bool:
         return False
     low, high, _ = tables.plan_rows[plan]
     rows = tables.phase_rows[tables.chunk_ptr[low] : tables.chunk_ptr[high]]
-    plain = tables.system.inter_dimension_scheduling == "ascending" and tables.system.intra_dimension_scheduling == "FIFO"
+    plain = (
+        tables.system.inter_dimension_scheduling == "ascending" and tables.system.intra_dimension_scheduling == "FIFO"
+    )
     even = all(
-        row[L.X_STRIDE] and row[L.X_ALGO] != L.TREE and (row[L.X_ALGO] != L.HALVING or row[L.X_N] & (row[L.X_N] - 1) == 0)
+        row[L.X_STRIDE]
+        and row[L.X_ALGO] != L.TREE
+        and (row[L.X_ALGO] != L.HALVING or row[L.X_N] & (row[L.X_N] - 1) == 0)
         for row in rows
     )
     return plain and even

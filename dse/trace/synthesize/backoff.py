@@ -24,7 +24,7 @@ class Backoff:
         P(x | h) = max(n(h, x) - d_m, 0) / N(h) + d_m D(h) / N(h) P(x | h without its oldest symbol),
 
     m the length of h; below order 0 is ``base``, uniform if not given. The discounts are d_m = n1 / (n1 + 2 n2) of the
-    counts of order m (times a pair was seen once and twice), kept within 0.05 ... 0.95.
+    counts of order m (times a pair was seen once and twice), kept within 0.05 ... 0.75.
 
     Texts can have a style, s. Where it is known, histories (s, h) of at least ``STYLED`` symbols come on top of all
     others: P(x | s, h) backs off to shorter h, and then to P(x | h) of all styles together.
@@ -83,11 +83,7 @@ class Backoff:
         return sum(math.log(self.probability(history, symbol, style=style)) for history, symbol in pairs)
 
     def draw(
-        self,
-        history: Sequence[int],
-        rng: np.random.Generator,
-        allowed: Collection[int] | None = None,
-        style: int = -1,
+        self, history: Sequence[int], rng: np.random.Generator, allowed: Collection[int] | None = None, style: int = -1
     ) -> int:
         """A symbol, among those ``allowed``; -1 where the draw goes below order 0 (or nothing seen is allowed)."""
         levels = self._levels(history, style)
@@ -130,7 +126,7 @@ def _discounts(counts: dict[Context, Counter[int]], order: int) -> list[float]:
     out = []
     for length in range(order + 1):
         seen = Counter(n for context, found in counts.items() if _length(context) == length for n in found.values())
-        out.append(min(max(seen[1] / max(seen[1] + 2 * seen[2], 1), 0.05), 0.95))
+        out.append(min(max(seen[1] / max(seen[1] + 2 * seen[2], 1), 0.05), 0.75))
     return out
 
 

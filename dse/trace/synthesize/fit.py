@@ -13,11 +13,12 @@ from dse.trace.columns import TraceSet
 from dse.trace.schema import Kind
 from dse.trace.synthesize import loops, values
 from dse.trace.synthesize.backoff import Backoff
+from dse.trace.synthesize.events import joint
 from dse.trace.synthesize.job import Job, describe
 from dse.trace.synthesize.layout import Layout
 from dse.trace.synthesize.model import START, TraceModel
 from dse.trace.synthesize.references import References, Signature, Waiting
-from dse.trace.synthesize.tokens import Token, role_mark
+from dse.trace.synthesize.tokens import NO_BIN, Token, role_mark
 
 ORDER = 24  # symbols of history
 HALF = ("norm", "activation", "elementwise", "copy", "reduction", "embedding", "loss")
@@ -48,8 +49,9 @@ class Reading:
     degree: list[int]
 
 
-def read(job: Job, code_of: dict[Token, int], *, grow: bool) -> Reading:
-    """A job as symbols; ``grow``: tokens that are not in the alphabet are added to it, else they are the last symbol."""
+def read(job: Job, code_of: dict[Token, int], *, grow: bool, number: int = -1) -> Reading:
+    """A job (of that number) as symbols. Tokens that are not in the alphabet are added to it if it may ``grow``; else
+    they are the last symbol."""
     unknown = len(code_of)
 
     def code(token: Token) -> int:
@@ -72,7 +74,7 @@ def read(job: Job, code_of: dict[Token, int], *, grow: bool) -> Reading:
     opens = -1
     text, counts = loops.write(items, opens, opens - 1)
     streams, depth, degree = _streams(job, code)
-    return Reading(job, plain, text, counts, streams, _leaves(job, plain, nodes, places), depth, degree)
+    return Reading(job, plain, text, counts, streams, _leaves(job, plain, nodes, places, number), depth, degree)
 
 
 def _streams(job: Job, code) -> tuple[list[list[tuple[int, Signature]]], list[int], list[int]]:  # type: ignore[no-untyped-def]
@@ -99,9 +101,7 @@ def _streams(job: Job, code) -> tuple[list[list[tuple[int, Signature]]], list[in
 
 def _rows(job: Job) -> list[list[int]]:
     """Rows of each role in the order of events; collectives of several roles are in each of them."""
-    from dse.trace.synthesize.job import _together
-
-    together = _together(job)
+    together = joint(job)
     rows: list[list[int]] = [[] for _ in job.programs]
     for event in job.events:
         for role, row in together.get(event, (event,)):
@@ -110,7 +110,7 @@ def _rows(job: Job) -> list[list[int]]:
 
 
 def _leaves(
-    job: Job, plain: list[int], nodes: list[tuple[int, int] | None], places: list[int]
+    job: Job, plain: list[int], nodes: list[tuple[int, int] | None], places: list[int], number: int
 ) -> list[values.Leaf]:
     centres = [np.array([job.scale.centres(group) for group in program.groups]) for program in job.programs]
     relative = [
@@ -128,7 +128,8 @@ def _leaves(
         for role in sorted({role for role, _ in members}):
             rows = [row for r, row in members if r == role]
             sizes, seconds = relative[role]
-            out.append(values.Leaf(token_at[place], sizes[rows], seconds[rows], tuple(centres[role][rows[0]].tolist())))
+            centre = tuple(centres[role][rows[0]].tolist())
+            out.append(values.Leaf(token_at[place], number, sizes[rows], seconds[rows], centre))
     return out
 
 
@@ -138,7 +139,7 @@ def learn(trace_sets: Sequence[TraceSet], *, order: int = ORDER, seed: int = 0) 
     Args:
         trace_sets: at least one.
         order: symbols of history that the next is predicted from, 1 to 64.
-        seed: of nothing yet: counting draws nothing. There so that callers can pass theirs.
+        seed: without effect, since counting draws nothing; there so that all calls look alike.
 
     Raises:
         SpecError: no trace sets, one without nodes, or one that cannot be executed.
@@ -150,14 +151,14 @@ def learn(trace_sets: Sequence[TraceSet], *, order: int = ORDER, seed: int = 0) 
         raise SpecError([Fault("order", str(order), "must be 1 to 64")])
     jobs = [describe(traces) for traces in trace_sets]
     code_of: dict[Token, int] = {}
-    readings = [read(job, code_of, grow=True) for job in jobs]
+    readings = [read(job, code_of, grow=True, number=number) for number, job in enumerate(jobs)]
     tokens = list(code_of)
     opens, closes, ends = len(tokens), len(tokens) + 1, len(tokens) + 2
     marks = {-1: opens, -2: closes}
     texts = [[ends] * START + [marks.get(symbol, symbol) for symbol in reading.text] + [ends] for reading in readings]
     leaves = [leaf for reading in readings for leaf in reading.leaves]
     tiers = [tuple(dict.fromkeys(name for trace in traces.classes for name in trace.tiers)) for traces in trace_sets]
-    layouts = [Layout.of(job, names) for job, names in zip(jobs, tiers, strict=True)]
+    layouts = [Layout.of(job, names, at) for at, (job, names) in enumerate(zip(jobs, tiers, strict=True))]
     known = [layout.style for layout in layouts]
     styles = [known.index(style) for style in known]
     found = zip(texts, readings, styles, strict=True)
@@ -166,7 +167,7 @@ def learn(trace_sets: Sequence[TraceSet], *, order: int = ORDER, seed: int = 0) 
         tokens,
         Backoff.fit(texts, order, len(tokens) + 3, styles),
         Backoff.of_pairs(pairs, 3, 0),
-        Backoff.fit([reading.plain + [ends] for reading in readings], 1, len(tokens) + 3),
+        Backoff.fit([[*reading.plain, ends] for reading in readings], 1, len(tokens) + 3),
         References.fit([stream for reading in readings for stream in reading.streams], len(tokens)),
         values.fit(leaves, len(tokens)),
         exponents(tokens, readings, layouts),
@@ -199,29 +200,30 @@ def exponents(
     The slope of logarithms (least squares within sets of one layout, since a layout changes sizes too, kept within
     0 ... 2) where a layout was learnt at two sizes that differ by 20 % or more; else :func:`assumed`.
     """
-    points: dict[tuple[int, int, object], list[tuple[float, float]]] = defaultdict(list)
+    plain = [token._replace(work=NO_BIN) for token in tokens]  # work relative to others changes with the size
+    points: dict[tuple[Token, int, object], list[tuple[float, float]]] = defaultdict(list)
     for reading, layout in zip(readings, layouts, strict=True):
         scale = reading.job.scale
         size = scale.work or scale.seconds
-        means: dict[tuple[int, int], list[float]] = defaultdict(list)
+        means: dict[tuple[Token, int], list[float]] = defaultdict(list)
         for leaf in reading.leaves:
             logs = np.concatenate([leaf.sizes[:, :3], np.mean(leaf.seconds, axis=1)[:, None]], axis=1)
             for at, add in enumerate(leaf.centres):
-                means[leaf.token, at] += (logs[:, at] + add).tolist()
+                means[plain[leaf.token], at] += (logs[:, at] + add).tolist()
         for (token, at), found in means.items():
             kept = [x for x in found if x == x]
             if kept:
                 points[token, at, layout.shape].append((size, float(np.mean(kept))))
-    sums: dict[tuple[int, int], np.ndarray] = defaultdict(lambda: np.zeros(2))
+    sums: dict[tuple[Token, int], np.ndarray] = defaultdict(lambda: np.zeros(2))
     for (token, at, _), found in points.items():
         x, y = np.array(found).T
         if np.ptp(x) >= APART:
             sums[token, at] += [np.sum((x - x.mean()) * (y - y.mean())), np.sum((x - x.mean()) ** 2)]
     out = []
-    for code, token in enumerate(tokens):
+    for token in plain:
         row = list(assumed(token))
         for at in range(4):
-            if (code, at) in sums:
-                row[at] = round(min(max(float(sums[code, at][0] / sums[code, at][1]), 0.0), 2.0), 6)
+            if (token, at) in sums:
+                row[at] = round(min(max(float(sums[token, at][0] / sums[token, at][1]), 0.0), 2.0), 6)
         out.append(tuple(row))
     return out

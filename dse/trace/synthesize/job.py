@@ -8,7 +8,6 @@ has collectives that several roles take part in happen at one place. What is dra
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from dse.errors import Fault, SpecError
 from dse.trace.columns import Ints, Trace, TraceSet
 from dse.trace.schema import Kind
+from dse.trace.synthesize.events import arrange, joint, spans
 from dse.trace.synthesize.tokens import MESSAGES, NO_BIN, Scale, Token, bins, clean_kinds, family, mean_log, work_of
 
 WORLD = "all"  # what nodes without a label communicate in
@@ -268,9 +268,7 @@ def _program(trace: Trace, found: _Bare, scale: Scale) -> Program:
     return Program(tokens, found.parents, exact, seconds, found.groups, empty, empty)
 
 
-def _job(
-    traces: TraceSet, classes: list[Program], roles: Ints, tables: dict[str, Ints], scale: Scale
-) -> Job | None:
+def _job(traces: TraceSet, classes: list[Program], roles: Ints, tables: dict[str, Ints], scale: Scale) -> Job | None:
     """The job for given roles; None if its nodes wait for each other in a circle."""
     first = np.unique(roles, return_index=True)[1]
     programs = []
@@ -281,10 +279,10 @@ def _job(
         programs.append(replace(program, tokens=list(program.tokens), groups=list(program.groups), seconds=seconds))
     job = Job(roles, programs, tables, {}, scale)
     sent_by = _match(traces, job, first)
-    job.spans = {name: _spans(table, roles) for name, table in tables.items()}
+    job.spans = {name: spans(table, roles) for name, table in tables.items()}
     job.spans.setdefault(WORLD, [tuple(range(len(programs)))])
-    together = _together(job)
-    return job if _order(job, sent_by, together) else None
+    together = joint(job)
+    return job if arrange(job, sent_by, together) else None
 
 
 def _match(traces: TraceSet, job: Job, first: Ints) -> dict[tuple[int, int], tuple[int, int]]:
@@ -308,7 +306,9 @@ def _match(traces: TraceSet, job: Job, first: Ints) -> dict[tuple[int, int], tup
         for (kind, peer, tag), rows in list(talk(rank).items()):
             if kind == Kind.SEND and 0 <= peer < len(job.roles):
                 there = talk(peer).get((Kind.RECV, rank, tag), [])
-                pairs += [((role, a), (int(job.roles[peer]), b), peer - rank) for a, b in zip(rows, there, strict=False)]
+                pairs += [
+                    ((role, a), (int(job.roles[peer]), b), peer - rank) for a, b in zip(rows, there, strict=False)
+                ]
     for (a, _), (b, _), offset in pairs:
         known = job.offsets.setdefault((a, b), [])
         if offset not in known:
@@ -328,84 +328,3 @@ def _match(traces: TraceSet, job: Job, first: Ints) -> dict[tuple[int, int], tup
                 program.tokens[row] = Token(Kind.COMP, "other", cpu=token.cpu, stream=token.stream)
                 job.lost += 1
     return received
-
-
-def _spans(table: Ints, roles: Ints) -> list[tuple[int, ...]]:
-    """The sets of roles that meet in groups of a table, each role in at most one."""
-    above = list(range(int(roles.max()) + 1))
-
-    def root(role: int) -> int:
-        while above[role] != role:
-            role = above[role]
-        return role
-
-    for row in np.unique(np.sort(roles[table], axis=1), axis=0).tolist():
-        for role in row[1:]:
-            above[root(role)] = root(row[0])
-    found: dict[int, list[int]] = defaultdict(list)
-    for role in np.unique(roles[table]).tolist():
-        found[root(role)].append(role)
-    return [tuple(members) for members in found.values()]
-
-
-def _together(job: Job) -> dict[tuple[int, int], tuple[tuple[int, int], ...]]:
-    """The nodes that are one collective, for each of them; surplus calls become computing."""
-    out: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
-    for name, spans in job.spans.items():
-        for span in spans:
-            if len(span) < 2:
-                continue
-            calls = [[row for row, g in enumerate(job.programs[role].groups) if g == name] for role in span]
-            for rows in zip(*calls, strict=False):
-                nodes = tuple(zip(span, rows, strict=True))
-                out.update(dict.fromkeys(nodes, nodes))
-            common = min(len(rows) for rows in calls)
-            for role, rows in zip(span, calls, strict=True):
-                for row in rows[common:]:
-                    program = job.programs[role]
-                    program.tokens[row] = Token(Kind.COMP, "other", cpu=program.tokens[row].cpu)
-                    program.groups[row] = ""
-                    job.lost += 1
-    return out
-
-
-def _order(job: Job, sent_by: dict, together: dict) -> bool:  # type: ignore[type-arg]
-    """Put all nodes in one order, each role as far as it can go before the next; False if some can never run."""
-    base = np.cumsum([0, *(len(program) for program in job.programs)])
-    waits = np.concatenate([np.diff(program.parents[0]) for program in job.programs])
-    after: list[list[int]] = [[] for _ in range(int(base[-1]))]
-    for role, program in enumerate(job.programs):
-        child = np.repeat(np.arange(len(program)), np.diff(program.parents[0]))
-        for c, p in zip((base[role] + child).tolist(), (base[role] + program.parents[1]).tolist(), strict=True):
-            after[p].append(c)
-    for (b, other), (a, row) in sent_by.items():
-        after[base[a] + row].append(int(base[b] + other))
-        waits[base[b] + other] += 1
-    owner = np.repeat(np.arange(len(job.programs)), np.diff(base)).tolist()
-    groups = {int(base[r] + row): [int(base[q] + x) for q, x in nodes] for (r, row), nodes in together.items()}
-    left = waits.tolist()
-    ready: list[list[int]] = [[] for _ in job.programs]
-    arrived: dict[int, int] = defaultdict(int)  # members that could start, by the first of them
-    done = 0
-
-    def release(node: int) -> None:
-        members = groups.get(node, [node])
-        arrived[members[0]] += 1
-        if arrived[members[0]] == len(members):
-            heapq.heappush(ready[owner[members[0]]], members[0])
-
-    for node in np.flatnonzero(waits == 0).tolist():
-        release(node)
-    role = 0
-    while any(ready):
-        if not ready[role]:
-            role = next(r % len(ready) for r in range(role + 1, role + 1 + len(ready)) if ready[r % len(ready)])
-        node = heapq.heappop(ready[role])
-        job.events.append((role, node - int(base[role])))
-        for member in groups.get(node, [node]):
-            done += 1
-            for child in after[member]:
-                left[child] -= 1
-                if not left[child]:
-                    release(child)
-    return done == int(base[-1])

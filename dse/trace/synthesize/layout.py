@@ -9,10 +9,9 @@ import numpy as np
 
 from dse.errors import Fault, SpecError
 from dse.trace.columns import Ints
-from dse.trace.synthesize.job import WORLD, Job, _spans
+from dse.trace.synthesize.events import spans
+from dse.trace.synthesize.job import WORLD, Job
 from dse.trace.synthesize.tokens import Scale
-
-SHOWN = 6
 
 
 @dataclass
@@ -26,6 +25,7 @@ class Layout:
         tiers: names of memories.
         scale: how large things are.
         nodes: of all roles together.
+        number: of the trace set among those learnt from.
     """
 
     roles: Ints
@@ -34,11 +34,12 @@ class Layout:
     tiers: tuple[str, ...]
     scale: Scale
     nodes: int
+    number: int = -1
 
     @classmethod
-    def of(cls, job: Job, tiers: tuple[str, ...]) -> Layout:
+    def of(cls, job: Job, tiers: tuple[str, ...] = (), number: int = -1) -> Layout:
         """That of a job."""
-        return cls(job.roles, job.families, job.offsets, tiers, job.scale, job.nodes)
+        return cls(job.roles, job.families, job.offsets, tiers, job.scale, job.nodes, number)
 
     @property
     def ranks(self) -> int:
@@ -61,7 +62,7 @@ class Layout:
             inside = np.zeros(self.ranks, bool)
             inside[table] = True
             whole = {role for role in np.unique(self.roles).tolist() if inside[self.roles == role].all()}
-            for span in _spans(table, self.roles):
+            for span in spans(table, self.roles):
                 if whole.issuperset(span):
                     out.update(dict.fromkeys(((name, role) for role in span), span))
         return out
@@ -108,6 +109,7 @@ class Layout:
             "tiers": list(self.tiers),
             "scale": asdict(self.scale),
             "nodes": self.nodes,
+            "number": self.number,
         }
 
     @classmethod
@@ -119,7 +121,9 @@ class Layout:
             for name, t in data["families"].items()
         }
         offsets = {(a, b): found for a, b, found in data["offsets"]}
-        return cls(roles, families, offsets, tuple(data["tiers"]), Scale(**data["scale"]), data["nodes"])
+        return cls(
+            roles, families, offsets, tuple(data["tiers"]), Scale(**data["scale"]), data["nodes"], data["number"]
+        )
 
 
 def _grid(ranks: int, stride: int, size: int) -> Ints:
@@ -179,4 +183,4 @@ def _stretch(old: Layout, stride: int, size: int, wanted: int) -> Layout | None:
                 return None
             moved.append(int(step[0]))
         offsets[role, peer] = moved
-    return Layout(roles, families, offsets, old.tiers, old.scale, old.nodes)
+    return Layout(roles, families, offsets, old.tiers, old.scale, old.nodes, old.number)

@@ -12,7 +12,7 @@ from dse.trace.columns import Trace, TraceSet
 from dse.trace.synthesize.structure import restructure
 
 if TYPE_CHECKING:
-    from dse.trace.synthesize.obfuscate import Values
+    from dse.trace.synthesize.privacy import Values
 
 DECOYS, TRIALS = 15, 24
 GRAPH_DECOYS, GRAPH_TRIALS, GRAPH_DRAWS = 7, 12, 4
@@ -74,11 +74,9 @@ class Leakage:
         return "\n".join(lines)
 
 
-def measure(
-    old: TraceSet, new: TraceSet, values: Values, sizes: float, structure: float, seed: int
-) -> Leakage:
+def measure(old: TraceSet, new: TraceSet, values: Values, sizes: float, structure: float, seed: int) -> Leakage:
     """Attack what is published."""
-    from dse.trace.synthesize.obfuscate import strings
+    from dse.trace.synthesize.privacy import strings
 
     rng = np.random.default_rng([seed, 5])
     before = strings(old)
@@ -149,16 +147,16 @@ def _found_by_sizes(values: Values, bound: float, rng: np.random.Generator) -> f
         decoys = np.exp(rng.uniform(-spread, spread, (DECOYS, len(old))))
         could = (np.abs(published / decoys - 1) <= bound).all(axis=1)
         found += 1.0 / (1 + np.count_nonzero(could))
-    return found / TRIALS
+    return float(found / TRIALS)
 
 
 def _found_by_graph(trace: Trace, share: float, rng: np.random.Generator) -> dict[str, float]:
     """How often the source is nearer to what is published than all variants, as they look when obfuscated alike."""
     spread = np.exp(rng.uniform(*np.log(SPREAD), GRAPH_DECOYS))
-    candidates = [trace, *(restructure(trace, float(s), rng)[0] for s in spread)]
+    candidates = [trace, *(restructure(trace, float(s), rng) for s in spread)]
     draws = GRAPH_DRAWS if share else 1
-    expected = [[_profiles(restructure(one, share, rng)[0]) for _ in range(draws)] for one in candidates]
-    trials = [_profiles(restructure(trace, share, rng)[0]) for _ in range(GRAPH_TRIALS if share else 1)]
+    expected = [[_profiles(restructure(one, share, rng)) for _ in range(draws)] for one in candidates]
+    trials = [_profiles(restructure(trace, share, rng)) for _ in range(GRAPH_TRIALS if share else 1)]
     found = {}
     for name in trials[0]:
         means = np.array([np.mean([profile[name] for profile in profiles], axis=0) for profiles in expected])
@@ -175,7 +173,4 @@ def _profiles(trace: Trace) -> dict[str, NDArray[np.float64]]:
     grams = sum(what[i : len(what) - GRAM + 1 + i] * 97**i for i in range(GRAM)) if len(what) >= GRAM else what
     counts = np.bincount(np.asarray(grams) % 4093, minlength=4093)
     degrees = [np.bincount(np.minimum(np.diff(p), 63), minlength=64) for p in (trace.parents[0], trace.children[0])]
-    return {
-        "sequences": counts / max(counts.sum(), 1),
-        "degrees": np.concatenate(degrees) / max(len(trace), 1),
-    }
+    return {"sequences": counts / max(counts.sum(), 1), "degrees": np.concatenate(degrees) / max(len(trace), 1)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
@@ -20,14 +19,14 @@ class Loop:
     count: int
 
 
-Item = Union[int, Loop]
+Item = int | Loop
 
 
 def fold(sequence: Sequence[int]) -> list[Item]:
     """Repetitions that follow one another as loops, short bodies first, so that loops nest; deterministic.
 
-    The answer unfolds to the sequence it was made from. Each pass compares the sequence with itself shifted by every
-    period: O(n * LONGEST) in NumPy.
+    The answer unfolds to the sequence it was made from. The sequence is compared with itself shifted by each period:
+    O(n * LONGEST) in NumPy, and once more for each repetition found.
     """
     known: dict[Item, int] = {}
     items: list[Item] = []
@@ -39,16 +38,12 @@ def fold(sequence: Sequence[int]) -> list[Item]:
         return known[item]
 
     codes = np.array([code(int(one)) for one in sequence], np.int64)
-    changed = True
-    while changed:
-        changed = False
-        period = 1
-        while period <= min(len(codes) // 2, LONGEST):
-            runs = _runs(codes, period)
-            if runs:
-                codes = _replace(codes, runs, period, lambda body, n: code(Loop(tuple(items[c] for c in body), n)))
-                changed = True
-            period += 1
+    period = 1
+    while period <= min(len(codes) // 2, LONGEST):
+        runs = _runs(codes, period)
+        if runs:
+            codes = _replace(codes, runs, period, lambda body, n: code(Loop(tuple(items[c] for c in body), n)))
+        period = 1 if runs else period + 1  # what is shorter now may repeat with a shorter period
     return [items[c] for c in codes.tolist()]
 
 

@@ -66,9 +66,7 @@ class TraceModel:
         """Token -> symbol."""
         return {token: code for code, token in enumerate(self.tokens)}
 
-    def sample(
-        self, ranks: int | None = None, length: float = 1.0, model_size: float = 1.0, seed: int = 0
-    ) -> TraceSet:
+    def sample(self, ranks: int | None = None, length: float = 1.0, model_size: float = 1.0, seed: int = 0) -> TraceSet:
         """A new trace set that can be executed: every message has a receiver, groups agree on their collectives.
 
         Args:

@@ -118,12 +118,15 @@ class References:
         total, last = 0.0, {}
         for token, signature in stream:
             code = self._code.get(signature, len(self.signatures))
-            base = math.exp(max(self._independent(token, signature), -700.0))
-            total += math.log(max(self.model.probability((last.get(token, -1), token), code, lambda _, b=base: b), 1e-300))
+            base = math.exp(max(self.independent(token, signature), -700.0))
+            total += math.log(
+                max(self.model.probability((last.get(token, -1), token), code, lambda _, b=base: b), 1e-300)
+            )
             last[token] = code
         return total
 
-    def _independent(self, token: int, signature: Signature) -> float:
+    def independent(self, token: int, signature: Signature) -> float:
+        """Log-likelihood of a signature whose references are independent of each other, in nats."""
         degrees, parents = self.degrees.get(token, {}), self.parents.get(token, {})
         total = math.log(_smooth(degrees, len(signature)))
         for parent, way, count, control in signature:

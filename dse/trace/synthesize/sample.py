@@ -19,7 +19,7 @@ from dse.trace.synthesize.tokens import Token
 
 MOST = 20_000_000  # nodes of all roles together
 TIMES = 3  # a text is not much longer than this many times the one learnt
-NEAR, TRIES = 0.2, 24  # logarithm of length within which a text is taken, and how many are tried
+NEAR, TRIES = 0.2, 32  # logarithm of length within which a text is taken, and how many are tried
 
 
 def sample(model: TraceModel, *, ranks: int | None, length: float, model_size: float, seed: int) -> TraceSet:
@@ -85,8 +85,8 @@ def _allowed(model: TraceModel, layout: Layout) -> set[int]:
 def _text(model: TraceModel, layout: Layout, length: float, rng: np.random.Generator) -> list[loops.Item]:
     """A text whose length was learnt, its outermost loops as often as ``length`` asks for.
 
-    Texts are drawn until one is as long as the layout's, within ``NEAR``, and has all roles; of ``TRIES`` the nearest is
-    taken. A text without loops cannot be repeated inside: it follows itself until the length is there, and what is
+    Texts are drawn until one is as long as the layout's, within ``NEAR``, and has all roles; of ``TRIES`` the nearest
+    is taken. A text without loops cannot be repeated inside: it follows itself until the length is there, and what is
     beyond the length is cut off.
     """
     tokens = _allowed(model, layout)
@@ -283,7 +283,7 @@ class _Draw:
         """Sizes and seconds: sizes mostly as at this place before, seconds around their mean."""
         known = self.model.values[symbol]
         if place not in self.sizes or self.rng.random() < known.changes:
-            self.sizes[place] = values.draw(known, self.rng)
+            self.sizes[place] = values.draw(known, self.layout.number, self.rng)
         sizes, mean = self.sizes[place]
         centres, grown = self.layout.scale.centres(self.model.tokens[symbol].group), self.grown[symbol]
         exact = [_exp(x + c + g) for x, c, g in zip(sizes[:3], centres, grown, strict=False)]

@@ -14,17 +14,15 @@ WINDOW = 16  # places that a node moves at most
 PATHS = 4_000_000  # two-step paths that are looked at for redundant dependences
 
 
-def restructure(trace: Trace, share: float, rng: np.random.Generator) -> tuple[Trace, Ints]:
-    """A trace that computes and communicates the same, and for each of its rows the row it comes from.
+def restructure(trace: Trace, share: float, rng: np.random.Generator) -> Trace:
+    """A trace that computes and communicates the same.
 
     A ``share`` of the computing nodes is split in two (FLOP, bytes and time too) or merged with the node that alone
     follows it; of the dependences that others imply a ``share`` is left out, and as many (of all dependences) are
     added; a ``share`` of the computing nodes moves up to ``WINDOW`` places in the file and in the identifiers.
     Communication keeps its order. Identifiers become 0, 1, ...
     """
-    trace, source = _resized(trace, share, rng)
-    trace = _rewired(trace, share, rng)
-    return _reordered(trace, source, share, rng)
+    return _reordered(_rewired(_resized(trace, share, rng), share, rng), share, rng)
 
 
 def _edges(trace: Trace) -> tuple[Ints, Ints, Ints]:
@@ -54,7 +52,7 @@ COLUMNS = ("ids", "kind", "name", "start", "micros", "seconds", "cpu", "flops", 
            "tag", "priority", "group", "dims", "stream", "tier")  # fmt: skip
 
 
-def _resized(trace: Trace, share: float, rng: np.random.Generator) -> tuple[Trace, Ints]:
+def _resized(trace: Trace, share: float, rng: np.random.Generator) -> Trace:
     """Some computing nodes split, some merged."""
     n = len(trace)
     child, parent, control = _edges(trace)
@@ -88,7 +86,7 @@ def _resized(trace: Trace, share: float, rng: np.random.Generator) -> tuple[Trac
     child = np.concatenate([child, last[halves]])
     parent = np.concatenate([parent, first[halves]])
     control = np.concatenate([control, np.zeros(len(halves), np.int64)])
-    return _with_edges(out, child, parent, control), source
+    return _with_edges(out, child, parent, control)
 
 
 def _chains(trace: Trace, child: Ints, parent: Ints, wanted: Any) -> tuple[Ints, Ints]:
@@ -130,7 +128,7 @@ def _rewired(trace: Trace, share: float, rng: np.random.Generator) -> Trace:
     return _with_edges(trace, child, parent, np.concatenate([control[~drop], sort]))
 
 
-def _reordered(trace: Trace, source: Ints, share: float, rng: np.random.Generator) -> tuple[Trace, Ints]:
+def _reordered(trace: Trace, share: float, rng: np.random.Generator) -> Trace:
     """Computing nodes change places, rows and identifiers each for themselves."""
     n = len(trace)
     moves = (trace.kind == Kind.COMP) & (rng.random(n) < share)
@@ -147,4 +145,4 @@ def _reordered(trace: Trace, source: Ints, share: float, rng: np.random.Generato
     place[rows] = np.arange(n)
     child, parent, control = _edges(trace)
     moved = _taken(replace(trace, ids=ids), rows)
-    return _with_edges(moved, place[child], place[parent], control), source[rows]
+    return _with_edges(moved, place[child], place[parent], control)

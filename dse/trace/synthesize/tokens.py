@@ -48,7 +48,7 @@ class Token(NamedTuple):
         cpu: ``is_cpu_op``, -1 where not said.
         stream, tier: in the order in which a trace set first uses them, -1 where none.
         dims: ``involved_dim``.
-        work: log4 of FLOP (else tensor bytes, else message bytes) over the geometric mean of the trace set, rounded.
+        work: log2 of FLOP (else tensor bytes, else message bytes) over the geometric mean of the trace set, rounded.
     """
 
     kind: int
@@ -140,7 +140,7 @@ def mean_log(values: NDArray[np.float64]) -> float:
 
 
 def bins(values: NDArray[np.float64], centre: Any) -> NDArray[np.int64]:
-    """log4 of values over exp(``centre``), rounded; ``NO_BIN`` where a value is not more than 0."""
+    """log2 of values over exp(``centre``), rounded; ``NO_BIN`` where a value is not more than 0."""
     safe = np.where((values > 0) & np.isfinite(values), values, 1.0)
-    found = np.rint((np.log(safe) - centre) / math.log(4)).astype(np.int64)
-    return np.where((values > 0) & np.isfinite(values), np.clip(found, -30, 30), NO_BIN)
+    found = np.rint((np.log(safe) - centre) / math.log(2)).astype(np.int64)
+    return np.where((values > 0) & np.isfinite(values), np.clip(found, -60, 60), NO_BIN)

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,14 @@ class Token:
     """Sizes and durations of the nodes of one token, relative to their trace set (logarithms).
 
     Attributes:
-        seen: sizes, places in texts that have them, mean logarithm of seconds (nan: no duration).
+        seen: sizes, places in the text of each trace set that have them, mean logarithm of seconds (nan: no duration).
         novel: probability of sizes that were not seen (Good and Turing: nodes whose sizes were seen once, over nodes).
         changes: probability that a node has not the sizes of the node before it at the same place of the text.
         mean, spread: of the logarithms of FLOP, bytes, message bytes, seconds (normal, for what was not seen).
         noise: standard deviation of the logarithm of seconds among nodes of equal sizes.
     """
 
-    seen: list[tuple[Sizes, float, float]] = field(default_factory=list)
+    seen: list[tuple[Sizes, dict[int, int], float]] = field(default_factory=list)
     novel: float = 0.5
     changes: float = 0.5
     mean: tuple[float, ...] = (math.nan,) * 4
@@ -37,7 +38,7 @@ class Token:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, where what is not a number is null."""
-        seen = [[[_json(x) for x in sizes], places, _json(mean)] for sizes, places, mean in self.seen]
+        seen = [[[_json(x) for x in sizes], list(n.items()), _json(mean)] for sizes, n, mean in self.seen]
         mean = [_json(x) for x in self.mean]
         return {"seen": seen, "novel": self.novel, "changes": self.changes, "mean": mean, "spread": list(self.spread),
                 "noise": self.noise}  # fmt: skip
@@ -46,7 +47,7 @@ class Token:
     def from_dict(cls, data: dict[str, Any]) -> Token:
         """What :meth:`to_dict` gave, after JSON."""
         seen = [
-            (tuple(-math.inf if x is None else x for x in sizes), places, math.nan if mean is None else mean)
+            (tuple(-math.inf if x is None else x for x in sizes), dict(places), math.nan if mean is None else mean)
             for sizes, places, mean in data["seen"]
         ]
         mean = tuple(math.nan if x is None else x for x in data["mean"])
@@ -59,9 +60,10 @@ def _json(x: float) -> float | None:
 
 @dataclass
 class Leaf:
-    """The nodes of one token at one place of the text of one job."""
+    """The nodes of one token at one place of the text of one job (its number)."""
 
     token: int
+    job: int
     sizes: NDArray[np.float64]  # [nodes, 4] relative
     seconds: NDArray[np.float64]  # [nodes, ranks] relative, nan for 0
     centres: tuple[float, float, float, float]  # what they are relative to
@@ -91,7 +93,7 @@ def fit(leaves: Sequence[Leaf], tokens: int) -> list[Token]:
 
 
 def _fit(leaves: list[Leaf]) -> Token:
-    places: Counter[Sizes] = Counter()
+    places: dict[Sizes, Counter[int]] = defaultdict(Counter)
     nodes: Counter[Sizes] = Counter()
     times: dict[Sizes, list[float]] = defaultdict(list)
     changed = compared = 0
@@ -101,9 +103,9 @@ def _fit(leaves: list[Leaf]) -> Token:
             nodes[key] += 1
             times[key] += [x for x in row.tolist() if x == x]
         for key in dict.fromkeys(keys):
-            places[key] += 1
+            places[key][leaf.job] += 1
         compared += len(keys) - 1
-        changed += sum(a != b for a, b in zip(keys, keys[1:], strict=False))
+        changed += sum(a != b for a, b in pairwise(keys))
     total = sum(nodes.values())
     once = sum(n == 1 for n in nodes.values())
     means = {key: float(np.mean(found)) if found else math.nan for key, found in times.items()}
@@ -111,7 +113,7 @@ def _fit(leaves: list[Leaf]) -> Token:
     columns = [np.array([key[a] for key in nodes for _ in range(nodes[key])]) for a in range(3)]
     columns = [column[np.isfinite(column)] for column in columns] + [np.array([x for f in times.values() for x in f])]
     return Token(
-        [(key, float(n), means[key]) for key, n in places.items()],
+        [(key, dict(n), means[key]) for key, n in places.items()],
         (once + 0.1) / (total + 1),
         (changed + 0.1) / (compared + 1),
         tuple(float(np.mean(c)) if len(c) else math.nan for c in columns),
@@ -120,10 +122,12 @@ def _fit(leaves: list[Leaf]) -> Token:
     )
 
 
-def draw(token: Token, rng: np.random.Generator) -> tuple[Sizes, float]:
-    """Sizes and the mean logarithm of seconds (nan: none), relative."""
+def draw(token: Token, job: int, rng: np.random.Generator) -> tuple[Sizes, float]:
+    """Sizes and the mean logarithm of seconds (nan: none), relative; of those of trace set ``job`` if it had any."""
     if token.seen and rng.random() >= token.novel:
-        weights = np.array([places for _, places, _ in token.seen])
+        weights = np.array([places.get(job, 0) for _, places, _ in token.seen], float)
+        if not weights.any():
+            weights = np.array([sum(places.values()) for _, places, _ in token.seen], float)
         sizes, _, seconds = token.seen[int(rng.choice(len(weights), p=weights / weights.sum()))]
         return sizes, seconds
     z = rng.standard_normal(4)
@@ -135,7 +139,7 @@ def draw(token: Token, rng: np.random.Generator) -> tuple[Sizes, float]:
 def log_likelihood(token: Token, leaf: Leaf) -> tuple[float, float]:
     """Of a leaf's sizes (as whole numbers) and of its seconds (mean over ranks), in nats."""
     exact = timed = 0.0
-    known = {sizes: (places, mean) for sizes, places, mean in token.seen}
+    known = {sizes: (sum(places.values()), mean) for sizes, places, mean in token.seen}
     total = sum(places for places, _ in known.values())
     before: Sizes | None = None
     for row, times in zip(leaf.sizes.tolist(), leaf.seconds, strict=True):

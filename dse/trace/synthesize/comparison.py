@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 WINDOW, WINDOWS = 64, 100  # tokens of a window, windows looked at on each side
 PERMUTATIONS = 200
 LEVEL = 0.05
+SAME = 0.05  # logarithms of sizes are rounded to it: what differs by less counts as equal
 
 
 @dataclass(frozen=True)
@@ -102,15 +103,11 @@ class Evidence:
 
 
 def evidence(
-    model: TraceModel,
-    held_out: TraceSet | Sequence[TraceSet],
-    *,
-    samples: int = 4,
-    seed: int = 0,
-    system: Any = None,
+    model: TraceModel, held_out: TraceSet | Sequence[TraceSet], *, samples: int = 4, seed: int = 0, system: Any = None
 ) -> Evidence:
     """Hold a model against traces that it was not learnt from.
 
+    Sizes and durations are relative to each trace set's own scale, and count as equal within 5 %.
     Nodes of a loop are not independent, so the tests of Kolmogorov and Smirnov count each place in a loop's body once,
     and the test of sequences (maximum mean discrepancy of counts of 1, 2 and 3 successive tokens) permutes windows.
 
@@ -152,7 +149,7 @@ def _operators(model: TraceModel, readings: list[Reading]) -> list[Likelihood]:
     single = Backoff(0, model.plain.symbols, {(): model.plain.counts[()]}, model.plain.discounts[:1])
     marks = {-1: model.opens, -2: model.closes}
     for reading in readings:
-        style = model.style_of(Layout.of(reading.job, ()))
+        style = model.style_of(Layout.of(reading.job))
         text = [model.ends] * START + [marks.get(symbol, symbol) for symbol in reading.text] + [model.ends]
         found["model"] += model.text.log_likelihood(text, style, START)
         for context, count in closings(text, reading.counts, model.closes, style):
@@ -177,7 +174,7 @@ def _dependences(model: TraceModel, readings: list[Reading]) -> list[Likelihood]
         for stream in reading.streams:
             found["model"] += model.references.log_likelihood(stream)
             for at, (token, signature) in enumerate(stream):
-                found["independent"] += model.references._independent(token, signature)
+                found["independent"] += model.references.independent(token, signature)
                 found["uniform"] -= math.log(max(most, len(signature) + 1)) + len(signature) * math.log(max(at, 1))
     return [Likelihood("dependences", name, total / nodes) for name, total in found.items()]
 
@@ -214,7 +211,7 @@ def _by_kind(model: TraceModel) -> dict[int | None, values.Token]:
     for token, table in zip(model.tokens, model.values, strict=True):
         for sizes, places, mean in table.seen:
             for key in (token.kind, None):
-                rows[key] += [(*sizes[:3], mean)] * max(int(places), 1)
+                rows[key] += [(*sizes[:3], mean)] * sum(places.values())
     out = {}
     for key, found in rows.items():
         columns = [column[np.isfinite(column)] for column in np.array(found).T]
@@ -240,7 +237,7 @@ def _column(readings: list[Reading], column: int) -> NDArray[np.float64]:
         leaf.sizes[:1, column] if column < 3 else leaf.seconds[:1, 0] for reading in readings for leaf in reading.leaves
     ]
     found = np.concatenate(parts) if parts else np.zeros(0)
-    return found[np.isfinite(found)]
+    return np.rint(found[np.isfinite(found)] / SAME) * SAME
 
 
 def _shape(reading: Reading, name: str) -> NDArray[np.float64]:
@@ -309,11 +306,11 @@ def _windows(readings: list[Reading], rng: np.random.Generator) -> list[list[int
 def _time_ratio(sets: list[TraceSet], drawn: list[TraceSet], system: Any) -> float:
     """Simulated time per node of the longest rank: samples over held-out."""
     from dse.simulate import simulate
-    from dse.trace.synthesize.obfuscate import reference
+    from dse.trace.synthesize.privacy import reference, tiers_of
 
     def per_node(traces: TraceSet) -> float:
         try:
-            time = simulate(traces, system or reference(len(traces)), record=False).time
+            time = simulate(traces, system or reference(len(traces), tiers_of(traces)), record=False).time
         except DseError:
             return math.nan
         return time / max(len(trace) for trace in traces.classes)

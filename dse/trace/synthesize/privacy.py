@@ -57,9 +57,9 @@ def obfuscate(
 
     Names of nodes, groups and streams become codes, one for all names that differ in digits alone; identifiers and tags
     count up; start times, versions and attributes that have no column are dropped. Names of memory tiers stay: they are
-    the machine's, and a simulation needs them. FLOP, bytes, durations and message sizes change by up to ``sizes``, alike
-    for equal values; all ranks of a collective agree, and so do both ends of a message. A ``structure`` share of the
-    graph changes (:func:`~dse.trace.synthesize.structure.restructure`).
+    the machine's, and a simulation needs them. FLOP, bytes, durations and message sizes change by up to ``sizes``,
+    alike for equal values; all ranks of a collective agree, and so do both ends of a message. A ``structure`` share of
+    the graph changes (:func:`~dse.trace.synthesize.structure.restructure`).
 
     Args:
         trace_set: the private traces.
@@ -88,7 +88,7 @@ def obfuscate(
     for step in range(TRIES + 1):
         share = 0.0 if step == TRIES else 0.5**step
         values = noise(trace_set, share * sizes, np.random.default_rng([seed, 1]))
-        hidden, sources = _published(trace_set, values, share * structure, seed)
+        hidden = _published(trace_set, values, share * structure, seed)
         if before is None:
             break
         after, why = _simulated(hidden, system)
@@ -105,19 +105,26 @@ def _simulated(traces: TraceSet, system: Any) -> tuple[float | None, str]:
     from dse.simulate import simulate
 
     try:
-        return simulate(traces, system or reference(len(traces)), record=False).time, ""
+        return simulate(traces, system or reference(len(traces), tiers_of(traces)), record=False).time, ""
     except DseError as error:
         return None, f"cannot be simulated: {error}"[:300]
 
 
-def reference(ranks: int) -> Any:
-    """A plain system to compare simulated times on: one switch with 100 GB/s and 1 us, 100 TFLOP/s and 1 TB/s each."""
-    from dse.simulate import Device, System, dimension
+def reference(ranks: int, tiers: Iterable[str] = ()) -> Any:
+    """A plain system to compare simulated times on: one switch with 100 GB/s and 1 us, 100 TFLOP/s and 1 TB/s each, and
+    each tier a memory of its own with 100 GB/s and 1 us."""
+    from dse.simulate import Device, System, Tier, dimension
 
-    return System((dimension("switch", 100e9, latency=1e-6),), (ranks,), (Device(100e12, 1e12),))
+    memories = tuple(Tier(name, 100e9, 1e-6, shared_by=1) for name in tiers)
+    return System((dimension("switch", 100e9, latency=1e-6),), (ranks,), (Device(100e12, 1e12),), tiers=memories)
 
 
-# --- values ------------------------------------------------------------------------------------------------------------
+def tiers_of(traces: TraceSet) -> list[str]:
+    """Names of the memories that traces use."""
+    return list(dict.fromkeys(name for trace in traces.classes for name in trace.tiers))
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
 
 
 def bare(name: str) -> str:
@@ -165,12 +172,12 @@ def noise(traces: TraceSet, bound: float, rng: np.random.Generator) -> Values:
     return Values(distinct, new, nodes, found)
 
 
-def _published(traces: TraceSet, values: Values, share: float, seed: int) -> tuple[TraceSet, list[Ints]]:
+def _published(traces: TraceSet, values: Values, share: float, seed: int) -> TraceSet:
     """Values and structure changed; classes of equal structure change alike, so that they stay equal."""
     tags = np.unique(np.concatenate([trace.tag for trace in traces.classes]))
     changed = np.random.default_rng([seed, 3]).permutation(len(tags)) + 1
     changed = np.where(tags == 0, 0, changed)
-    classes, sources = [], []
+    classes = []
     for trace, code in zip(traces.classes, values.code, strict=True):
         digest = hashlib.blake2b(digest_size=8)
         for column in (trace.kind, trace.data_ptr, trace.data, trace.ctrl_ptr, trace.ctrl):
@@ -184,13 +191,11 @@ def _published(traces: TraceSet, values: Values, share: float, seed: int) -> tup
         columns["micros"] = np.rint(np.clip(columns["seconds"], 0, 1e12) * 1e6).astype(np.uint64)
         columns["tag"] = changed[np.searchsorted(tags, trace.tag)]
         columns["start"] = np.zeros(len(trace), np.uint64)
-        one, source = restructure(replace(trace, **columns, version="", dangling=0), share, rng)
-        classes.append(one)
-        sources.append(source)
-    return TraceSet(tuple(classes), traces.of, traces.groups, "obfuscated"), sources
+        classes.append(restructure(replace(trace, **columns, version="", dangling=0), share, rng))
+    return TraceSet(tuple(classes), traces.of, traces.groups, "obfuscated")
 
 
-# --- names -------------------------------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
 def strings(traces: TraceSet) -> set[str]:
@@ -220,7 +225,9 @@ def _renamed(old: TraceSet, traces: TraceSet, rng: np.random.Generator) -> Trace
     return TraceSet(classes, traces.of, dict(sorted(groups.items())), traces.source)
 
 
-def _with_names(trace: Trace, operators: Mapping[str, str], labels: Mapping[str, str], streams: Mapping[str, str]) -> Trace:
+def _with_names(
+    trace: Trace, operators: Mapping[str, str], labels: Mapping[str, str], streams: Mapping[str, str]
+) -> Trace:
     table = [operators[bare(name)] for name in trace.names]
     names = sorted(set(table))
     place = np.array([names.index(name) for name in table] or [0], np.int32)
