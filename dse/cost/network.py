@@ -60,7 +60,8 @@ class Links:
         self._rates: dict[tuple[str, str], tuple[Protocol, ...]] = {}
         # Ideal links skip what only measured constants need.
         self._flat, self._reducing = self._any("flat"), self._any("in_network_reduction")
-        self._ramps, self._copies, self._shared = self._any("ramp"), self._any("own_copy"), self._any("contention")
+        self._ramps = self._any("ramp") or self._any("in_network_ramp")
+        self._copies, self._shared = self._any("own_copy"), self._any("contention")
         self._meshed = any("fully_connected" in values_of(d.topology) for d in self.dimensions)
         self._small = any(dimension.small_efficiency is not None for dimension in self.dimensions)
 

@@ -246,18 +246,22 @@ class Simulation:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["least", "mean", "most"])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: seconds and nanoseconds overall, seconds of each rank."""
-        wall = self.wall
+        """For JSON, in nanoseconds as traces' simulators count: the whole, and an entry a rank."""
+        known = self.per_rank()
+        names = {"wall": "wall", "compute": "compute", "communication": "comm", "exposed": "exposed_comm",
+                 "memory": "memory", "exposed_memory": "exposed_memory", "idle": "idle"}  # fmt: skip
+        columns = {name: np.rint(known[field] * 1e9).astype(np.int64).tolist() for name, field in names.items()}
+        wall = columns["wall"]
         return {
-            "time": self.time,
-            "cycles_max": round(float(wall.max(initial=0.0)) * 1e9),
-            "cycles_min": round(float(wall.min(initial=np.inf)) * 1e9) if len(wall) else 0,
-            "ranks": len(wall),
+            "cycles_max": max(wall, default=0),
+            "cycles_min": min(wall, default=0),
+            "unit": "ns",
             "simulated_ranks": len(self.problem.rank),
             "nodes": len(self.end),
             "overflows": [str(overflow) for overflow in self.overflows],
-            "per_rank": {name: values.tolist() for name, values in self.per_rank().items()},
-        }
+            "ranks": [dict(rank=rank, **dict(zip(columns, row, strict=True)))
+                      for rank, row in enumerate(zip(*columns.values(), strict=True))],
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         from dse.units import engineering

@@ -1,9 +1,9 @@
 """The public ASTRA-sim's semantics, to the nanosecond: ``run`` for traces, ``collective`` for one collective.
 
-Network, system, memory and group files are ASTRA-sim's own (:mod:`dse.simulate.formats`). What it gets wrong it gets wrong
-here too: gigabytes of 2^30 bytes in the network and 10^9 in memory, times cut to whole ns step by step, three passes over
-memory for a reduction, all-gathers sized by what each NPU contributes, several dimensions charged for the first that
-differs, and nodes without work that strand what depends on them.
+Network, system, memory and group files are ASTRA-sim's own (:mod:`dse.simulate.formats`). What it gets wrong it gets
+wrong here too: gigabytes of 2^30 bytes in the network and 10^9 in memory, times cut to whole ns step by step, three
+passes over memory for a reduction, all-gathers sized by what each NPU contributes, several dimensions charged for the
+first that differs, and nodes without work that strand what depends on them.
 """
 
 from __future__ import annotations

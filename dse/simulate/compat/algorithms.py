@@ -1,7 +1,7 @@
 """What one NPU does in one phase of one chunk: ring, direct, halving-doubling, double binary tree.
 
-A message that has come in, or one that is ready to go out, first spends the endpoint delay (and the reduction, three passes
-over local memory); then the NPU sends the next message and expects the next one from the other side.
+A message that has come in, or one that is ready to go out, first spends the endpoint delay (and the reduction, three
+passes over local memory); then the NPU sends the next message and expects the next one from the other side.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ def step(w, s, received):
 def _family(w, s):
     """Parent, first and second child of the stream's NPU in its tree, as places; -1 where there is none.
 
-    Below a root with one child stands a complete tree numbered in order: of its nodes 1 ... n - 1, those divisible by 2^k
-    and no more stand k levels above the leaves.
+    Below a root with one child stands a complete tree numbered in order: of its nodes 1 ... n - 1, those divisible by
+    2^k and no more stand k levels above the leaves.
     """
     st = w.streams
     n, idx, low = st[s, L.S_N], st[s, L.S_IDX], st[s, L.S_TREE]

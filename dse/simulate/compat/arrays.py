@@ -5,6 +5,7 @@ As a tuple the arrays would be arguments of every compiled function one by one, 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from numba import njit, types
@@ -12,10 +13,23 @@ from numba.experimental import structref
 
 from dse.simulate.compat.layout import State
 
-# Nothing is divided by zero, so no code for that exception. Functions that only compiled code calls need nothing for Python
-# to call them, which is most of what takes time to compile.
+# Nothing is divided by zero, so no code for that exception. Functions that only compiled code calls need nothing for
+# Python to call them, which is much of what takes time to compile.
 compiled = njit(cache=True, error_model="numpy")
 inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
+
+
+def renew(entry: Any) -> None:
+    """Forget compiled code that is older than any file of this package: the cache looks at one file only.
+
+    ``entry`` is a compiled function whose cache is in the place of all.
+    """
+    sources = list(Path(__file__).parent.glob("*.py"))
+    newest = max(path.stat().st_mtime for path in sources)
+    modules = {path.stem for path in sources}
+    for index in Path(entry.stats.cache_path).glob("*.nbi"):
+        if index.name.split(".")[0] in modules and index.stat().st_mtime < newest:
+            index.unlink(missing_ok=True)
 
 
 @structref.register
@@ -27,17 +41,19 @@ class StateType(types.StructRef):
         return tuple((name, types.unliteral(kind)) for name, kind in fields)
 
 
-def _kind(name: str) -> Any:
-    if name in ("rates",):
-        return types.float64[:, ::1]
-    if name in ("local",):
-        return types.float64[::1]
-    return types.int64[:, ::1] if name in TABLES else types.int64[::1]
-
-
+FLOATS = {"rates": types.float64[:, ::1], "local": types.float64[::1]}
 TABLES = frozenset(
-    "heap items batches msgs links sizes streams data queues levels ranks plans phases nodes slot_ptr ready_n servers comms".split()
+    {
+        *("heap", "items", "batches", "msgs", "links", "sizes", "streams", "data", "queues", "levels", "ranks"),
+        *("plans", "phases", "nodes", "slot_ptr", "ready_n", "servers", "comms"),
+    }
 )
+
+
+def _kind(name: str) -> Any:
+    return FLOATS.get(name) or (types.int64[:, ::1] if name in TABLES else types.int64[::1])
+
+
 STATE = StateType([(name, _kind(name)) for name in State._fields])
 
 

@@ -13,7 +13,7 @@ SHOWN = 8
 
 
 def blame(program: Program, w: State) -> list[str]:
-    """Reasons, the most telling first: the cycle of ranks that wait for each other, peers that are missing, the rest."""
+    """Reasons, the most telling first: a cycle of ranks that wait for each other, missing peers, the rest."""
     waits: dict[int, set[int]] = {}
     missing: list[str] = []
     others: list[str] = []
@@ -56,7 +56,7 @@ def _of_rank(program: Program, w: State, rank: int) -> tuple[set[int], list[str]
             if absent:
                 others.append(f"{where}: the collective waits for rank {', '.join(map(str, absent[:5]))}")
             elif w.plans[row[L.N_PLAN], L.P_HI] > w.plans[row[L.N_PLAN], L.P_LO]:
-                rule = "all ranks take part, but no chunk can go on: they meet in different orders, or no dimension is involved"
+                rule = "all ranks take part, but its chunks meet in different orders, or no dimension is involved"
                 others.append(f"{where}: {rule}")
         elif row[L.N_KIND] == L.K_BAD:
             missing.append(f"{where}: {WHY[int(row[L.N_BAD])]}")
@@ -101,19 +101,18 @@ def _inside(program: Program, w: State, other: int, row: np.ndarray, rank: int) 
 
 
 def _cycle(waits: dict[int, set[int]]) -> list[int]:
-    """A cycle of ranks, the first rank again at its end; none is []."""
+    """A cycle of ranks that wait for each other, the first again at its end; none is []."""
     done: set[int] = set()
-    for root in waits:
-        path, at = [], root
-        place: dict[int, int] = {}
-        while at not in done and at not in place:
-            place[at] = len(path)
-            path.append(at)
-            onward = [peer for peer in sorted(waits.get(at, ())) if peer in waits and peer not in done]
-            if not onward:
-                break
-            at = onward[0]
-        if at in place and path[-1] != at or (at in place and at in waits.get(at, ())):
-            return [*path[place[at] :], at]
-        done.update(path)
+    for root in sorted(waits):
+        path, onward = [root], [iter(sorted(waits[root]))]
+        while path and root not in done:
+            peer = next(onward[-1], None)
+            if peer is None:
+                done.add(path.pop())
+                onward.pop()
+            elif peer in path:
+                return [*path[path.index(peer) :], peer]
+            elif peer in waits and peer not in done:
+                path.append(peer)
+                onward.append(iter(sorted(waits[peer])))
     return []

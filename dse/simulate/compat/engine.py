@@ -178,7 +178,7 @@ def _collective(
 
 
 def group_ids(labels: Mapping[str, Ints]) -> tuple[Ints, Ints, Ints, dict[str, Ints]]:
-    """Groups as (pointers [G + 1], members, id of each, by label the member slot of each rank's place [groups, size])."""
+    """Groups as (pointers [G + 1], members, id of each, by label the places of its groups among all members)."""
     pointers, members, ids, slots = [0], [], [], {}
     for number, (label, table) in enumerate(labels.items()):
         # What tells messages of groups apart: the number that the label is, or one of its own.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 def _numbers(n: int) -> tuple[np.int64, ...]:
-    """0 ... n - 1 as values of no literal type: compiled functions are not compiled once for each number passed to them."""
+    """0 ... n - 1, not as literals: a compiled function would be compiled for each literal passed to it."""
     return tuple(np.int64(k) for k in range(n))
 
 
@@ -27,30 +27,17 @@ Floats = NDArray[np.float64]
 # What ends a node slot: central processor, compute, communication and memory, receives (always free).
 CPU, GPU, COMM, FREE_SLOT = _numbers(4)
 
-# clock
+# clock: the time, sequence number and length of the heap; the free rows of the pools; how the run stands
 (
-    NOW,
-    SEQ,
-    HEAP_N,
-    ITEM0,
-    BATCH0,
-    MSG0,
-    STREAM0,
-    DATA0,
-    STATUS,
-    BAD_RANK,
-    BAD_NODE,
-    FULL,
-    THROWN,
-    ASK,
-    ASK_TOO,
+    NOW, SEQ, HEAP_N, ITEM0, BATCH0, MSG0, STREAM0, DATA0, STATUS, BAD_RANK, BAD_NODE, FULL, THROWN, ASK, ASK_TOO,
     EVENTS,
-) = _numbers(16)
+) = _numbers(16)  # fmt: skip
 
 # How a run ends early, and what a node that cannot be issued does.
-FINE, UNSUPPORTED, ON_CPU, NO_SRC, NO_DST, NOT_MINE, NO_GROUP, METADATA, NO_SIZE, NO_REMOTE, TO_ITSELF, NO_TYPE = (
-    _numbers(12)
-)
+(
+    FINE, UNSUPPORTED, ON_CPU, NO_SRC, NO_DST, NOT_MINE, NO_GROUP, METADATA, NO_SIZE, NO_REMOTE, TO_ITSELF, NO_TYPE,
+    NO_RANK,
+) = _numbers(13)  # fmt: skip
 
 # heap: time, time at which the event was registered, sequence, what, argument
 TIME, BORN, ORDER, WHAT, ARG = _numbers(5)
@@ -69,9 +56,9 @@ NO_SIDE, SEND_SIDE, RECV_SIDE, BOTH_SIDES = _numbers(4)
 
 # streams: one chunk of one collective at one NPU
 (
-    S_RANK, S_DATA, S_PHASE, S_LAST, S_TAG, S_QUEUE, S_NEXT, S_INIT, S_PRIO, S_ALGO, S_COMM, S_N, S_IDX, S_STRIDE, S_SIZE,
-    S_COUNT, S_FREE, S_GOT, S_ZERO, S_NONZERO, S_TOGGLE, S_INS, S_POP, S_PAR, S_OFFSET, S_UP, S_PDEST, S_PSIZE, S_EP,
-    S_GROUP, S_DIR, S_IN, S_OUT, S_STATE, S_TREE, S_KIND, S_FIRST,
+    S_RANK, S_DATA, S_PHASE, S_LAST, S_TAG, S_QUEUE, S_NEXT, S_INIT, S_PRIO, S_ALGO, S_COMM, S_N, S_IDX, S_STRIDE,
+    S_SIZE, S_COUNT, S_FREE, S_GOT, S_ZERO, S_NONZERO, S_TOGGLE, S_INS, S_POP, S_PAR, S_OFFSET, S_UP, S_PDEST, S_PSIZE,
+    S_EP, S_GROUP, S_DIR, S_IN, S_OUT, S_STATE, S_TREE, S_KIND, S_FIRST,
 ) = _numbers(37)  # fmt: skip
 STREAM_COLS = 37  # and one more for each phase: its queue, direction and tree
 RING, DIRECT, HALVING, TREE = _numbers(4)

@@ -180,7 +180,7 @@ def _of_all(values: Ints, class_ptr: Ints, of: Ints) -> Ints:
 
 
 def _group_table(traces: TraceSet, slots: dict[str, Ints], ranks: int) -> tuple[Ints, Ints]:
-    """For each rank and each label of its trace the rank's place among all members (-1: in none), and where they start."""
+    """For each rank and each label of its trace the rank's place among all members (-1: none), and where they start."""
     found = {}
     for label, place in slots.items():
         row = np.full(len(traces), -1, np.int64)

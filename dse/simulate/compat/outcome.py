@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHY = {
-    L.UNSUPPORTED: "a collective of this kind is not supported (all-reduce, all-gather, reduce-scatter, all-to-all, broadcast are)",
+    L.UNSUPPORTED: "no collective of this kind (all-reduce, all-gather, reduce-scatter, all-to-all, broadcast)",
     L.ON_CPU: "a node that communicates is marked is_cpu_op",
     L.NO_SRC: "a receive has no comm_src",
     L.NO_DST: "a send has no comm_dst",

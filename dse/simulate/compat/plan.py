@@ -1,4 +1,4 @@
-"""From a collective to chunks and phases: sizes, order of the dimensions, algorithm in each; Themis among the orders."""
+"""From a collective to chunks and phases: sizes, order of the dimensions (Themis too), algorithm in each."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ def make(
 class Themis:
     """The greedy order of Themis (Rashidi et al., ISCA 2022), as ASTRA-sim has it: the least loaded dimension first.
 
-    Loads are in MiB / relative bandwidth. Where the loads differ by less than a sixteenth of a chunk (for chunks of free
-    size: by less than one) the chunk goes through the dimensions in ascending order.
+    Loads are in MiB / relative bandwidth. Where the loads differ by less than a sixteenth of a chunk (for chunks of
+    free size: by less than one) the chunk goes through the dimensions in ascending order.
     """
 
     def __init__(self, network: Network, flex: bool) -> None:
@@ -212,7 +212,7 @@ class Themis:
                 self.loads.sort(key=lambda entry: entry[0])
                 if not scatter:
                     self.loads.reverse()
-                # The loads were put in ascending order and, for a gather, turned round: sizes are read by place, as there.
+                # For a gather the loads are turned round, but sizes and speeds still read by place.
                 for place in range(len(self.loads)):
                     if self._in(place, takes):
                         going = self._charge_at(place, going, scatter)

@@ -1,8 +1,9 @@
 """Traces from their descriptions in words, as the table of recorded small programs has them.
 
-A description is operations joined by ``->`` or ``then`` (one after the other) and ``||`` or ``+`` (at once): ``COMP 20us``,
-``COMP 1e9 flop, 1e8 B``, ``2 independent AR 1MB``, ``LOAD 64MB``; or a pattern: sends, incast, a pipeline, a chain that
-spawns collectives, a prefetch. Sizes count 1024 to the kilobyte. All ranks run the same unless the pattern says otherwise.
+A description is operations joined by ``->`` or ``then`` (one after the other) and ``||`` or ``+`` (at once): ``COMP
+20us``, ``COMP 1e9 flop, 1e8 B``, ``2 independent AR 1MB``, ``LOAD 64MB``; or a pattern: sends, incast, a pipeline, a
+chain that spawns collectives, a prefetch. Sizes count 1024 to the kilobyte. All ranks run the same unless the pattern
+says otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chunks on their way through the dimensions: each dimension of an NPU has queues, each of which runs a few chunks at once."""
+"""Chunks on their way through the dimensions, each of which has queues, each of which runs a few chunks at once."""
 
 from __future__ import annotations
 

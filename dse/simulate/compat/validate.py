@@ -1,7 +1,7 @@
 """Agreement with recorded runs of the public simulator: tables of collectives, of small programs, and of traces.
 
-Tables are recognised by their columns; each row is simulated from what it says and compared with what was recorded, to the
-nanosecond. A row that ended early is matched by a run in which as few ranks finish.
+Tables are recognised by their columns; each row is simulated from what it says and compared with what was recorded,
+to the nanosecond. A row that ended early is matched by a run in which as few ranks finish.
 """
 
 from __future__ import annotations

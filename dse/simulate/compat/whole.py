@@ -1,8 +1,8 @@
 """Collectives that are answered whole: without congestion what happens in one depends only on when its NPUs come to it.
 
-No NPU can leave a collective before all have come, so its times are known when the last one comes: from one NPU simulated
-for all where they come together to a symmetric network, else from its own messages, and from memory the next time. Whether
-that is exact is not assumed: it is tested against every message of everything.
+No NPU can leave a collective before all have come, so its times are known when the last one comes: from one NPU
+simulated for all where they come together to a symmetric network, else from its own messages, and from memory the
+next time. Whether that is exact is not assumed: it is tested against every message of everything.
 """
 
 from __future__ import annotations

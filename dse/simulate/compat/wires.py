@@ -1,8 +1,8 @@
 """Messages: sends and receives that find each other, and the two network models.
 
-Unaware of congestion a message takes hops x latency + bytes / bandwidth of the first dimension in which its ends differ.
-Aware (one dimension) it crosses one directed link after another, whole, and each link carries one message at a time in the
-order of arrival.
+Unaware of congestion a message takes hops x latency + bytes / bandwidth of the first dimension in which its ends
+differ. Aware (one dimension) it crosses one directed link after another, whole, and each link carries one message at
+a time in the order of arrival.
 """
 
 from __future__ import annotations

@@ -6,53 +6,14 @@ import numpy as np
 
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.algorithms import OVER, _reduction, step
-from dse.simulate.compat.arrays import compiled, inner
+from dse.simulate.compat.arrays import compiled, inner, renew
 from dse.simulate.compat.events import close_batch, give, pop, push, register
 from dse.simulate.compat.queues import launch, leave
+from dse.simulate.compat.ready import ready_pop, ready_push
 from dse.simulate.compat.wires import go_on, hop, link_free, recv, send
 
 NATIVE = np.int64(1 << 40)  # added to the tags of the trace's own messages
 HEAD = 0
-
-
-@inner
-def _ready_push(w, rank, local):
-    """Node ``local`` of a rank has no open dependences: into the heap of its slot, lowest id on top."""
-    ranks, ready_n, ready = w.ranks, w.ready_n, w.ready
-    cls = ranks[rank, L.R_CLASS]
-    slot = w.nodes[w.class_ptr[cls] + local, L.N_SLOT]
-    base = ranks[rank, L.R_BASE] + w.slot_ptr[cls, slot]
-    at = ready_n[rank, slot]
-    ready_n[rank, slot] = at + 1
-    ready[base + at] = local
-    while at > 0:
-        above = (at - 1) >> 1
-        if ready[base + above] <= ready[base + at]:
-            break
-        ready[base + above], ready[base + at] = ready[base + at], ready[base + above]
-        at = above
-
-
-@inner
-def _ready_pop(w, rank, slot):
-    ready_n, ready, ranks = w.ready_n, w.ready, w.ranks
-    base = ranks[rank, L.R_BASE] + w.slot_ptr[ranks[rank, L.R_CLASS], slot]
-    n = ready_n[rank, slot] - 1
-    ready_n[rank, slot] = n
-    top = ready[base]
-    ready[base] = ready[base + n]
-    at = 0
-    while True:
-        low = 2 * at + 1
-        if low >= n:
-            break
-        if low + 1 < n and ready[base + low + 1] < ready[base + low]:
-            low += 1
-        if ready[base + at] <= ready[base + low]:
-            break
-        ready[base + low], ready[base + at] = ready[base + at], ready[base + low]
-        at = low
-    return top
 
 
 @inner
@@ -72,7 +33,7 @@ def _finish(w, rank, local, put_off):
                 w.later[put_off] = child
                 put_off += 1
             else:
-                _ready_push(w, rank, child)
+                ready_push(w, rank, child)
     return put_off
 
 
@@ -262,9 +223,9 @@ def call(w, rank, local):
                     best, from_slot = top, slot
         if best < 0:
             break
-        put_off = _issue(w, rank, _ready_pop(w, rank, from_slot), put_off)
+        put_off = _issue(w, rank, ready_pop(w, rank, from_slot), put_off)
     for k in range(put_off):
-        _ready_push(w, rank, w.later[k])
+        ready_push(w, rank, w.later[k])
     if clock[L.THROWN]:
         return
     if r[L.R_ONGOING] == 0 and ready_n[rank, 0] + ready_n[rank, 1] + ready_n[rank, 2] + ready_n[rank, 3] == 0:
@@ -402,4 +363,7 @@ def begin(w, at):
         cls = ranks[rank, L.R_CLASS]
         for local in range(class_ptr[cls + 1] - class_ptr[cls]):
             if w.left[ranks[rank, L.R_BASE] + local] == 0:
-                _ready_push(w, rank, local)
+                ready_push(w, rank, local)
+
+
+renew(advance)
