@@ -161,7 +161,7 @@ def _collective(
 ) -> tuple[int, int, int, int, int]:
     """Kind, fault, plan, mask and label of a collective."""
     if coll == Collective.BROADCAST:  # replayed: 1 ns where nothing is recorded
-        return L.K_REPLAY, L.FINE, 0, 0, -1
+        return L.K_REPLAY, L.FINE, -1, 0, -1
     comm = COMMS.get(coll)
     if comm is None or size < 0:
         return L.K_BAD, L.NO_TYPE if coll < 0 else L.UNSUPPORTED if comm is None else L.NO_SIZE, 0, 0, -1

@@ -198,6 +198,21 @@ def _find(fixtures: Path, name: str) -> Any:
     return _LOADED[name]
 
 
+def text(report: dict[str, Any]) -> str:
+    """A report as lines: the fractions, each group, and the rows that differ."""
+    lines = [
+        f"{report['n']} runs: {report['exact_fraction']:.2%} to the nanosecond, "
+        f"{report['within_2pct_fraction']:.2%} within 2 %"
+    ]
+    apart = {name: part for name, part in report["by_group"].items() if part["exact_fraction"] < 1}
+    lines += [f"  {name}: {part['exact_fraction']:.1%} of {part['n']} exact" for name, part in apart.items()]
+    for item in report["worst"]:
+        told = ", ".join(f"{k} {a} recorded, {b} simulated" for k, (a, b) in item["recorded_and_simulated"].items())
+        names = [str(value) for key, value in item.items() if key not in ("row", "relative", "recorded_and_simulated")]
+        lines.append(f"  row {item['row']} ({' '.join(names)[:80]}): {told}")
+    return "\n".join(lines)
+
+
 def _report(frame: pd.DataFrame, answer: Callable[[Row], Answer], names: list[str]) -> dict[str, Any]:
     """Compare every row; ``names`` are the columns that identify one, the first also groups them."""
     import pandas as pd

@@ -171,7 +171,7 @@ def _issue(w, rank, local, put_off):
     w.start[r[L.R_BASE] + local] = now
     kind = node[L.N_KIND]
     if kind == L.K_REPLAY:
-        if node[L.N_SLOT] != L.CPU:
+        if node[L.N_SLOT] != L.CPU and node[L.N_PLAN] >= 0:  # a collective that is replayed is not compute
             r[L.R_TICS] += node[L.N_TIME]
         register(w, rank, node[L.N_TIME], L.CALL_NODE, local, L.NO, L.NO)
     elif kind == L.K_MEM:
