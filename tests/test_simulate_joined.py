@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,38 +72,38 @@ def test_flows_see_what_ports_do_not():
 # -- recorded steps on more ranks ---------------------------------------------------------------------------
 
 
-def two_ranks() -> TraceSet:
-    """Both ranks compute and reduce over all; the first two nodes of each are in a group of their own."""
+def four_ranks() -> TraceSet:
+    """Four ranks compute for 1 ms, reduce in pairs and then over all."""
     nodes = [
         comp(0, 1e-3),
         coll(1, Collective.ALL_REDUCE, 10**6, "tp", [0]),
         coll(2, Collective.ALL_REDUCE, 10**7, "dp", [1]),
     ]
-    return TraceSet(
-        (columns(nodes),), np.zeros(4, np.int64), {"tp": np.array([[0, 1], [2, 3]]), "dp": np.arange(4)[None]}
-    )
+    trace = columns(nodes)
+    trace = replace(trace, micros=np.rint(trace.seconds * 1e6).astype(np.uint64), cpu=np.zeros(3, np.int8))
+    return TraceSet((trace,), np.zeros(4, np.int64), {"tp": np.array([[0, 1], [2, 3]]), "dp": np.arange(4)[None]})
 
 
 def test_groups_grow_or_repeat():
-    more = scale(two_ranks(), 12)
+    more = scale(four_ranks(), 12)
     assert more.groups["tp"].tolist() == [[i, i + 1] for i in range(0, 12, 2)]
     assert more.groups["dp"].tolist() == [list(range(12))]
-    grown = scale(two_ranks(), 8, grow=["tp"])
+    grown = scale(four_ranks(), 8, grow=["tp"])
     assert grown.groups["tp"].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert grown.groups["dp"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert scale(two_ranks(), 4).groups["tp"].tolist() == two_ranks().groups["tp"].tolist()
+    assert scale(four_ranks(), 4).groups["tp"].tolist() == four_ranks().groups["tp"].tolist()
 
 
 def test_a_larger_ring_takes_longer_and_a_million_ranks_one():
     system = System((dimension("ring", 1e11, latency=1e-6),), (2**20,))
-    times = [simulate(scale(two_ranks(), n), system).time for n in (4, 64, 2**20)]
+    times = [simulate(scale(four_ranks(), n), system).time for n in (4, 64, 2**20)]
     assert times == sorted(times) and times[0] < times[-1]
 
 
 @pytest.mark.parametrize(("ranks", "grow"), [(6, None), (2, None), (0, None), (8, ["nobody"])])
 def test_what_cannot_be_scaled(ranks: int, grow: Any):
     with pytest.raises(SpecError, match=r"ranks|grow"):
-        scale(two_ranks(), ranks, grow=grow)
+        scale(four_ranks(), ranks, grow=grow)
 
 
 # -- ASTRA-sim's files, physically --------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def run(*arguments: str) -> Any:
 
 @pytest.fixture
 def written(tmp_path: Path) -> str:
-    save(two_ranks(), tmp_path / "step")
+    save(four_ranks(), tmp_path / "step")
     return str(tmp_path / "step")
 
 

@@ -27,8 +27,8 @@ def validate(
     kind: Annotated[
         str,
         typer.Argument(
-            help="What the table holds: training, memory, collectives or gemm; or recorded runs of the public ASTRA-sim: "
-            "astrasim-collectives, astrasim-programs, astrasim-traces."
+            help="What the table holds: training, memory, collectives or gemm; or recorded runs of the public "
+            "ASTRA-sim: astrasim-collectives, astrasim-programs, astrasim-traces."
         ),
     ],
     file: Annotated[

@@ -186,12 +186,13 @@ def checked(kind: type[T], source: T | Mapping[str, Any] | str | Path, **more: A
 
 
 def _read(path: Path, where: str) -> Any:
-    import yaml
+    if path.suffix != ".json":
+        from dse.spec.load import read_yaml
 
+        return read_yaml(path)[0]
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError([Fault("file", where, f"cannot be read: {error.strerror or error}")]) from None
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise SpecError([Fault("file", "", f"not JSON or YAML: {str(error)[:160]}", where)]) from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError([Fault("file", "", f"not JSON: {str(error)[:160]}", where)]) from None

@@ -87,7 +87,7 @@ def show(
 
 @trace_app.command()
 def validate(workload: Workload, groups: Groups = None, as_json: AsJson = False) -> None:
-    """Check a trace: dependences, attributes, sends against receives, the order of collectives; exit code 1 on errors."""
+    """Check a trace: dependences, attributes, sends against receives, collectives; exit code 1 on errors."""
     from dse.trace import load
     from dse.trace.validate import validate as check
 

@@ -1,4 +1,4 @@
-"""A trace as columns: what simulation, tables and statistics read; one :class:`Trace` a rank or a class of equal ranks."""
+"""A trace as columns, for what reads many nodes: one :class:`Trace` for a rank or a class of equal ranks."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def collectives() -> None:
 
 def transformer(folder: Path) -> None:
     """A Transformer's step, tp 8 x dp 8, from its files: read, prepared and executed."""
-    model = {"base": "llama3-8b", "layers": 16}
+    model = {"base": "llama3-8b", "layers": 23}
     traces = generate(
         model, "dgx-h100", "tp=8,pp=1,micro_batch=1,global_batch=64,zero_stage=1", devices=64, detail="operator"
     )

@@ -29,7 +29,7 @@ def run(
     memory: Source | None = None,
     groups: Source | None = None,
     *,
-    every_message: bool = False,
+    every_message: bool | None = None,
 ) -> CompatRun:
     """Execute traces as ASTRA-sim does.
 
@@ -37,7 +37,8 @@ def run(
         traces: of all ranks, or the prefix of their files.
         network, system, memory: specifications (:class:`~dse.simulate.formats.Network` and so on), mappings, or files.
         groups: communicator groups ``{"label": [ranks]}`` or a file, where the traces are read from files.
-        every_message: simulate each message even where collectives can be answered whole; the times are the same.
+        every_message: simulate each message, or (False) answer collectives whole where nothing congests. The times are
+            the same but where unrelated things happen to one NPU in the same ns. None: each message while they are few.
 
     Returns:
         The times; :meth:`~dse.simulate.compat.outcome.CompatRun.check` raises where ranks did not finish.
@@ -47,7 +48,7 @@ def run(
     """
     from dse.simulate.compat.machine import compile_program, exactly
     from dse.simulate.compat.outcome import collect
-    from dse.simulate.compat.whole import can_answer, wholly
+    from dse.simulate.compat.whole import can_answer, cheap, wholly
     from dse.simulate.formats import Memory, Network, System, checked
 
     if isinstance(traces, str | Path):
@@ -64,6 +65,8 @@ def run(
     program = compile_program(
         traces, checked(Network, network), checked(System, system), checked(Memory, {} if memory is None else memory)
     )
+    if every_message is None:
+        every_message = cheap(program)
     w = None if every_message or not can_answer(program.tables) else wholly(program)
     return collect(program, exactly(program) if w is None else w)
 

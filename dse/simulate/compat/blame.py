@@ -57,6 +57,8 @@ def _of_rank(program: Program, w: State, rank: int) -> tuple[set[int], list[str]
                 others.append(f"{where}: the collective waits for rank {', '.join(map(str, absent[:5]))}")
             elif w.plans[row[L.N_PLAN], L.P_HI] > w.plans[row[L.N_PLAN], L.P_LO]:
                 rule = "all ranks take part, but its chunks meet in different orders, or no dimension is involved"
+                if row[L.N_LABEL] < 0 and len(set(w.ranks[:, L.R_STREAMS].tolist())) > 1:
+                    rule = "its ranks have had different numbers of chunks, by which they number their messages"
                 others.append(f"{where}: {rule}")
         elif row[L.N_KIND] == L.K_BAD:
             missing.append(f"{where}: {WHY[int(row[L.N_BAD])]}")

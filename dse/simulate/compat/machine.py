@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -197,27 +196,21 @@ def _group_table(traces: TraceSet, slots: dict[str, Ints], ranks: int) -> tuple[
     return out, starts[:-1]
 
 
-def begin_all(w: Any, at: Ints | None, ranks: int) -> None:
-    """Have every NPU start, at time 0 or when ``at`` [R] says; nodes without dependences are ready."""
-    from dse.simulate.compat.work import begin
-
-    begin(w, np.zeros(ranks, np.int64) if at is None else at)
-
-
-def exactly(program: Program, fold: bool = False, at: Ints | None = None) -> State:
-    """Run message by message.
+def exactly(program: Program, fold: bool = False, at: Ints | None = None, order: Ints | None = None) -> State:
+    """Run message by message; NPUs start ``at`` [R] and in the ``order`` [R] given, or all at 0 in the order of ranks.
 
     Raises:
         SpecError: more messages at once than fit in memory.
     """
     from dse.simulate.compat.arrays import pack
-    from dse.simulate.compat.work import advance
+    from dse.simulate.compat.work import advance, begin
 
     scale = 32
     while True:
         w = state(program, scale, False, fold)
         packed = pack(w)
-        begin_all(packed, at, len(w.ranks))
+        everyone = np.arange(len(w.ranks))
+        begin(packed, everyone * 0 if at is None else at, everyone if order is None else order)
         advance(packed)
         if not w.clock[L.FULL]:
             return w

@@ -7,8 +7,6 @@ to the nanosecond. A row that ended early is matched by a run in which as few ra
 from __future__ import annotations
 
 import json
-import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +15,13 @@ import numpy as np
 
 from dse.errors import Fault, SpecError
 from dse.simulate.compat import collective, run
+from dse.simulate.compat.fixtures import Fixtures
 from dse.simulate.compat.outcome import CompatRun
 from dse.simulate.compat.programs import traces_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FIXTURES = Path(__file__).resolve().parents[3] / "data" / "reference" / "astrasim" / "fixtures"
 NATURAL = {"Ring": "ring", "FullyConnected": "direct", "Switch": "halvingDoubling"}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
 # Networks that tables know by name only: topology, NPUs, GB/s, ns of each dimension.
@@ -153,21 +151,21 @@ def _program(row: Row) -> Answer:
     return _same(row, run(traces, network, system, json.loads(row["memory"])))
 
 
-def _generated(row: Row, fixtures: Path) -> Answer:
+def _generated(row: Row, fixtures: Fixtures) -> Answer:
     """A row of the programs of Chakra's generator."""
-    traces = _find(fixtures, f"{row['generator_program']}.0.et")
+    traces = fixtures.traces(f"{row['generator_program']}.0.et")
     system = BASE | _natural(["Ring"])
     return _same(row, run(traces, _network({"net": "R8"}, False), system, EXAMPLE_MEMORY))
 
 
-def _text(row: Row, fixtures: Path) -> Answer:
+def _text(row: Row, fixtures: Fixtures) -> Answer:
     """A row of the workloads converted from text."""
     network = _network(row, str(row["backend"]).startswith("aware"))
     system = BASE | _natural(network["topology"]) | {"preferred-dataset-splits": int(row["chunks"])}
-    return _same(row, run(_find(fixtures, f"{row['workload']}/w.0.et"), network, system))
+    return _same(row, run(fixtures.traces(f"{row['workload']}/w.0.et"), network, system))
 
 
-def _transformer(row: Row, fixtures: Path) -> Answer:
+def _transformer(row: Row, fixtures: Fixtures) -> Answer:
     """A row of the Transformer traces."""
     network = _network(row, str(row["backend"]).startswith("aware"))
     system = BASE | _natural(network["topology"], str(row["algos"]))
@@ -180,22 +178,7 @@ def _transformer(row: Row, fixtures: Path) -> Answer:
         "active-chunks-per-dimension": int(row["active"]),
         "endpoint-delay": int(row["endpoint_delay"]),
     }
-    return _same(row, run(_find(fixtures, f"{row['workload']}/workload.0.et"), network, system))
-
-
-_LOADED: dict[str, Any] = {}
-
-
-def _find(fixtures: Path, name: str) -> Any:
-    """The traces whose rank 0 is the file of that name; each set is read once in a validation."""
-    from dse.trace import load
-
-    if name not in _LOADED:
-        found = sorted(path for path in fixtures.rglob(Path(name).name) if str(path).endswith(f"/{name}"))
-        if not found:
-            raise SpecError([Fault("fixtures", str(fixtures)[-200:], f"no file {name} in it")])
-        _LOADED[name] = load(Path(str(found[0]).removesuffix(".0.et")))
-    return _LOADED[name]
+    return _same(row, run(fixtures.traces(f"{row['workload']}/workload.0.et"), network, system))
 
 
 def text(report: dict[str, Any]) -> str:
@@ -213,44 +196,42 @@ def text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _report(frame: pd.DataFrame, answer: Callable[[Row], Answer], names: list[str]) -> dict[str, Any]:
-    """Compare every row; ``names`` are the columns that identify one, the first also groups them."""
+def _compare(row: Row, answer: Callable[[Row], Answer]) -> Row:
+    """One row simulated: what differs, and by how much of the recorded cycles."""
+    present = {key: value for key, value in row.items() if not (isinstance(value, float) and np.isnan(value))}
+    try:
+        want, got = answer(present | _empty(row))
+    except SpecError as error:
+        return {"exact": False, "gap": 1.0, "apart": {"cannot be simulated": ["", str(error)[:300]]}, "error": error}
+    apart = {key: [want[key], got[key]] for key in want if want[key] != got[key]}
+    gap = abs(got["cycles"] - want["cycles"]) / max(abs(want["cycles"]), 1)
+    return {"exact": not apart, "gap": gap, "apart": apart, "error": None}
+
+
+def _report(frame: pd.DataFrame, answer: Callable[[Row], Answer], names: list[str], by: list[str]) -> dict[str, Any]:
+    """Compare every row; ``names`` are the columns that identify one, ``by`` those that group them."""
     import pandas as pd
 
     if frame.empty:
         raise SpecError([Fault("table", "", "has no rows")])
-    records = []
-    for at, row in enumerate(frame.to_dict("records")):
-        want, got = answer(
-            {key: value for key, value in row.items() if not (isinstance(value, float) and np.isnan(value))}
-            | _empty(row)
-        )
-        apart = {key: [want[key], got[key]] for key in want if want[key] != got[key]}
-        gap = abs(got["cycles"] - want["cycles"]) / max(abs(want["cycles"]), 1)
-        records.append(
-            {
-                "row": at,
-                "exact": not apart,
-                "gap": gap,
-                "apart": apart,
-                "group": " ".join(str(row[n]) for n in names[:2]),
-            }
-        )
-    out = pd.DataFrame(records)
+    rows = frame.to_dict("records")
+    out = pd.DataFrame([_compare(row, answer) for row in rows])
+    if out["error"].notna().all():
+        raise out["error"][0]
+    out["group"] = [" ".join(str(row[name]) for name in by) for row in rows]
     worst = out[~out["exact"]].sort_values("gap", ascending=False, kind="stable").head(10)
-    groups = out.groupby("group", sort=True)
     return {
         "n": len(out),
         "exact_fraction": float(out["exact"].mean()),
         "within_2pct_fraction": float((out["gap"] <= 0.02).mean()),
         "worst": [
             {
-                "row": int(item["row"]),
-                **{name: _shown(frame.iloc[int(item["row"])][name]) for name in names},
+                "row": at,
+                **{name: _shown(rows[at][name]) for name in names},
                 "relative": float(item["gap"]),
                 "recorded_and_simulated": item["apart"],
             }
-            for item in worst.to_dict("records")
+            for at, item in worst.to_dict("index").items()
         ],
         "by_group": {
             str(name): {
@@ -258,7 +239,7 @@ def _report(frame: pd.DataFrame, answer: Callable[[Row], Answer], names: list[st
                 "exact_fraction": float(part["exact"].mean()),
                 "max_relative": float(part["gap"].max()),
             }
-            for name, part in groups
+            for name, part in out.groupby("group", sort=True)
         },
     }
 
@@ -314,43 +295,14 @@ def validate_collectives(path: Path | str) -> dict[str, Any]:
         },
     )
     if kind == "server":
-        return _report(frame, _server, ["size_bytes"])
+        return _report(frame, _server, ["size_bytes"], [])
     names = (
         ["topology", "collective", "algo", "npus"] if kind == "one dimension" else ["net", "collective", "algo_per_dim"]
     )
     more = [
         name for name in ("backend", "size_bytes", "chunks", "active_chunks_per_dim", "inter", "intra") if name in frame
     ]
-    return _report(frame, _collective, names + more)
-
-
-class _Opened:
-    """A folder of fixtures: as it is, or its archives unpacked beside what it holds for as long as it is needed."""
-
-    def __init__(self, fixtures: Path | str | None) -> None:
-        self.given = FIXTURES if fixtures is None else Path(fixtures)
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
-
-    def __enter__(self) -> Path:
-        _LOADED.clear()
-        archives = [self.given] if self.given.is_file() else sorted(self.given.glob("*.tar.gz"))
-        if not self.given.exists():
-            raise SpecError([Fault("fixtures", str(self.given)[-200:], "must be a folder, or an archive .tar.gz")])
-        if not archives:
-            return self.given
-        self.folder = tempfile.TemporaryDirectory(prefix="dse-fixtures-")
-        for archive in archives:
-            try:
-                with tarfile.open(archive) as tar:
-                    tar.extractall(Path(self.folder.name) / archive.name.split(".")[0], filter="data")
-            except (OSError, tarfile.TarError, EOFError) as error:
-                raise SpecError([Fault("fixtures", archive.name, f"cannot be unpacked: {str(error)[:120]}")]) from None
-        return Path(self.folder.name)
-
-    def __exit__(self, *_: object) -> None:
-        _LOADED.clear()
-        if self.folder:
-            self.folder.cleanup()
+    return _report(frame, _collective, names + more, names[:3])
 
 
 def validate_programs(path: Path | str, fixtures: Path | str | None = None) -> dict[str, Any]:
@@ -372,11 +324,11 @@ def validate_programs(path: Path | str, fixtures: Path | str | None = None) -> d
         },
     )
     if kind == "programs":
-        return _report(frame, _program, ["case", "program"])
-    with _Opened(fixtures) as folder:
+        return _report(frame, _program, ["case", "program"], ["backend", "topology"])
+    with Fixtures(fixtures) as opened:
         if kind == "generator programs":
-            return _report(frame, lambda row: _generated(row, folder), ["generator_program", "backend"])
-        return _report(frame, lambda row: _text(row, folder), ["workload", "net", "backend"])
+            return _report(frame, lambda row: _generated(row, opened), ["generator_program", "backend"], ["backend"])
+        return _report(frame, lambda row: _text(row, opened), ["workload", "net", "backend"], ["workload"])
 
 
 def validate_traces(path: Path | str, fixtures: Path | str | None = None) -> dict[str, Any]:
@@ -390,5 +342,10 @@ def validate_traces(path: Path | str, fixtures: Path | str | None = None) -> dic
     if not set(columns) <= set(frame.columns) and {"workload", "net", "chunks"} <= set(frame.columns):
         return validate_programs(path, fixtures)
     _needs(frame, path, {"traces": columns})
-    with _Opened(fixtures) as folder:
-        return _report(frame, lambda row: _transformer(row, folder), ["workload", "net", "backend", "algos", "sched"])
+    with Fixtures(fixtures) as opened:
+        return _report(
+            frame,
+            lambda row: _transformer(row, opened),
+            ["workload", "net", "backend", "algos", "sched"],
+            ["workload", "backend"],
+        )

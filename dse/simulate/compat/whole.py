@@ -1,8 +1,9 @@
 """Collectives that are answered whole: without congestion what happens in one depends only on when its NPUs come to it.
 
 No NPU can leave a collective before all have come, so its times are known when the last one comes: from one NPU
-simulated for all where they come together to a symmetric network, else from its own messages, and from memory the
-next time. Whether that is exact is not assumed: it is tested against every message of everything.
+simulated for all where they come together to a symmetric network, else from its own messages, and from memory the next
+time. What can be lost is the order of things that happen to one NPU, or to one memory, in the same ns and have nothing
+else to do with each other; runs with few messages are therefore simulated message by message.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from dse.simulate.formats import Memory, Network, System
 from dse.trace.columns import Trace, TraceSet
 from dse.trace.schema import Kind
 
+# Up to so many NPUs that come at once, the order in which they leave within a ns is found out from their messages.
+FEW = 64
+# Messages up to which simulating each is a matter of a second.
+CHEAP = 600_000
 NAMES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 CODES = (0, 2, 7, 6)  # of NAMES in the schema
 
@@ -77,6 +82,24 @@ def can_answer(tables: Tables) -> bool:
     return all(row[L.X_ALGO] != L.TREE for row in tables.phase_rows)
 
 
+def cheap(program: Program) -> bool:
+    """Whether there are so few messages that each can be simulated."""
+    rows, tables = program.nodes, program.tables
+    share = np.bincount(program.traces.of, minlength=len(program.orders))
+    ranks = np.repeat(share, np.diff(program.class_ptr))
+    on = rows[:, L.N_KIND] == L.K_COLL
+    times = np.bincount(rows[on, L.N_PLAN], weights=ranks[on], minlength=len(tables.plan_rows))
+    steps = (_steps(tables, plan) for plan in range(len(times)) if times[plan])
+    return sum(count * each for count, each in zip(times[times > 0], steps, strict=True)) <= CHEAP
+
+
+def _steps(tables: Tables, plan: int) -> int:
+    """Messages that one NPU sends in a plan, about."""
+    low, high, _ = tables.plan_rows[plan]
+    rows = tables.phase_rows[tables.chunk_ptr[low] : tables.chunk_ptr[high]]
+    return sum(row[L.X_N] * (row[L.X_N] if row[L.X_COMM] == L.A2A else 2) for row in rows)
+
+
 def foldable(tables: Tables, plan: int) -> bool:
     """Whether NPU 0 can stand for all: the same steps everywhere, and an order of chunks that cannot differ."""
     if tables.network.aware or tables.system.rendezvous:
@@ -101,8 +124,8 @@ class Answers:
 
     tables: Tables
     groups: list[Ints]
-    known: dict[tuple[int, Any, bytes], Ints] = field(default_factory=dict)
-    programs: dict[tuple[int, Any], Program] = field(default_factory=dict)
+    known: dict[tuple[int, Any, bytes, bytes], tuple[Ints, Ints]] = field(default_factory=dict)
+    programs: dict[tuple[int, Any], tuple[Program, Ints]] = field(default_factory=dict)
     members: dict[int, Ints] = field(default_factory=dict)
     shapes: dict[int, Any] = field(default_factory=dict)
 
@@ -141,27 +164,32 @@ class Answers:
         return cost.tobytes()
 
     def times(self, c: int, plan: int, w: State) -> tuple[Ints, Ints]:
-        """The members of a communicator and when each ends the collective that all have come to."""
+        """The members of a communicator in the order in which they end what all have come to, and when."""
         members = self._members(c, w)
-        came = w.arrived[members]
+        came, turn = w.arrived[members], np.argsort(w.ranks[members, L.R_CAME])
         first = came.min()
         late = came - first
-        key = (plan, self.shapes[c], late.tobytes())
+        key = (plan, self.shapes[c], late.tobytes(), turn.tobytes())
         if key not in self.known:
-            self.known[key] = self._simulate(c, plan, members, late)
-        return members, first + self.known[key]
+            self.known[key] = self._simulate(c, plan, members, late, turn)
+        order, took = self.known[key]
+        return members[order], first + took
 
-    def _simulate(self, c: int, plan: int, members: Ints, late: Ints) -> Ints:
+    def _simulate(self, c: int, plan: int, members: Ints, late: Ints, turn: Ints) -> tuple[Ints, Ints]:
         grouped = c < len(self.groups) and len(members) < self.tables.network.npus
         key = (plan, self.shapes[c])
         if key not in self.programs:
-            self.programs[key] = self._program(plan, members, grouped)
-        program = self.programs[key]
-        if not late.any() and foldable(self.tables, plan):
-            return np.full(len(members), exactly(program, fold=True).ranks[0, L.R_END])
+            self.programs[key] = self._program(plan, members, grouped), members
+        program, alike = self.programs[key]  # of the first communicator of that shape
+        if len(members) > FEW and not late.any() and foldable(self.tables, plan):
+            took = exactly(program, fold=True).ranks[0, L.R_END]
+            return np.arange(len(members)), np.full(len(members), took)
         at = np.zeros(self.tables.network.npus, np.int64)
-        at[members] = late
-        return exactly(program, at=at).ranks[members, L.R_END]
+        at[alike] = late
+        others = np.setdiff1d(np.arange(len(at)), alike)
+        ranks = exactly(program, at=at, order=np.concatenate([alike[turn], others])).ranks[alike]
+        order = np.lexsort((ranks[:, L.R_WENT], ranks[:, L.R_END]))
+        return order, ranks[order, L.R_END]
 
     def _program(self, plan: int, members: Ints, grouped: bool) -> Program:
         comm, size, bits, _ = self.tables.keys[plan]
@@ -179,8 +207,8 @@ class Answers:
 def wholly(program: Program) -> State | None:
     """Run with collectives answered whole; None where ranks disagree about one, so that only messages can tell."""
     from dse.simulate.compat.arrays import pack
-    from dse.simulate.compat.machine import begin_all, state
-    from dse.simulate.compat.work import advance, done
+    from dse.simulate.compat.machine import state
+    from dse.simulate.compat.work import advance, begin, done
 
     scale = 8 + int(program.nodes[:, L.N_KIND].size > 0)
     while True:
@@ -188,7 +216,8 @@ def wholly(program: Program) -> State | None:
         pointers = w.group_ptr
         answers = Answers(program.tables, [w.members[pointers[g] : pointers[g + 1]] for g in range(len(pointers) - 1)])
         packed = pack(w)
-        begin_all(packed, None, len(w.ranks))
+        everyone = np.arange(len(w.ranks))
+        begin(packed, everyone * 0, everyone)
         while True:
             advance(packed)
             if w.clock[L.STATUS] == -1:

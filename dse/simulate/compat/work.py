@@ -89,7 +89,6 @@ def _next_request(w, server):
 def _bad(w, rank, local, why):
     clock = w.clock
     clock[L.THROWN], clock[L.BAD_RANK], clock[L.BAD_NODE] = why, rank, local
-    w.ranks[rank, L.R_FAILED] = why
 
 
 @inner
@@ -134,7 +133,7 @@ def _collective(w, rank, local, row):
     else:
         c = len(group_ptr) - 1 + nodes[row, L.N_MASK] * len(ranks)
         c += rank - _offset(w, rank, nodes[row, L.N_MASK])
-    r[L.R_COMM] = c
+    r[L.R_CAME] = clock[L.EVENTS]
     w.arrived[rank] = clock[L.NOW]
     later[len(later) - len(ranks) + rank] = local
     comm = w.comms[c]
@@ -229,7 +228,7 @@ def call(w, rank, local):
     if clock[L.THROWN]:
         return
     if r[L.R_ONGOING] == 0 and ready_n[rank, 0] + ready_n[rank, 1] + ready_n[rank, 2] + ready_n[rank, 3] == 0:
-        r[L.R_END] = clock[L.NOW]
+        r[L.R_END], r[L.R_WENT] = clock[L.NOW], clock[L.EVENTS]
 
 
 @inner
@@ -355,10 +354,10 @@ def advance(w):
 
 
 @compiled
-def begin(w, at):
-    """Have each NPU start at its time ``at`` [R]; nodes without dependences are ready."""
+def begin(w, at, order):
+    """Have each NPU start at its time ``at`` [R], in ``order`` where times are equal, with what depends on nothing."""
     ranks, class_ptr = w.ranks, w.class_ptr
-    for rank in range(len(ranks)):
+    for rank in order:
         push(w, at[rank], L.NONE, L.FIRE, rank)
         cls = ranks[rank, L.R_CLASS]
         for local in range(class_ptr[cls + 1] - class_ptr[cls]):
