@@ -12,6 +12,7 @@ from dse.errors import Fault, SpecError
 from dse.plain import finite
 
 COMPAT = "astra-sim"
+DRAWN = ("timeline", "utilization", "occupancy", "critical")
 
 
 def attach(app: typer.Typer) -> None:
@@ -37,11 +38,18 @@ def simulate(
     fold: Annotated[bool, typer.Option(help="Simulate ranks that are alike once.")] = True,
     perfetto: Annotated[Path | None, typer.Option(help="Write the timeline for Perfetto: .json")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write all events: .parquet or .csv")] = None,
+    figure: Annotated[
+        str | None, typer.Option(help="Draw: timeline, utilization, occupancy or critical; needs --figure-out.")
+    ] = None,
+    figure_out: Annotated[
+        Path | None, typer.Option("--figure-out", help="Where to write the figure: .html, .png, .svg or .pdf")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Execute a trace on a system: time, computing, communication and what of it is exposed, for each rank."""
     if compat is not None and compat != COMPAT:
         raise SpecError([Fault("compat", repr(compat[:40]), f"must be {COMPAT}")])
+    _check_figure(figure, figure_out, compat)
     if compat is not None:
         found: Any = _compatible(workload, system, network, memory, groups, backend or "unaware")
     else:
@@ -50,7 +58,31 @@ def simulate(
         found.to_perfetto(perfetto)
     if out is not None:
         found.to_file(out)
-    typer.echo(json.dumps(finite(found.to_dict()), indent=2) if as_json else str(found))
+    if figure is not None and figure_out is not None:
+        from dse.view import simulation as view
+        from dse.view.files import write_figure
+
+        write_figure(getattr(view, figure)(found), figure_out)
+    if as_json or compat is None or found.outcome == "finished":
+        typer.echo(json.dumps(finite(found.to_dict()), indent=2) if as_json else str(found))
+    if compat is not None:
+        found.check()  # what did not finish is an error, whatever could be printed
+
+
+def _check_figure(figure: str | None, out: Path | None, compat: str | None) -> None:
+    """Refuse a figure that cannot be drawn or written, before anything is simulated."""
+    if figure is None and out is None:
+        return
+    from dse.view.files import FIGURES
+
+    if figure not in DRAWN:
+        rule = f"must be one of {', '.join(DRAWN)}"
+        raise SpecError([Fault("figure", repr((figure or "")[:40]), rule)])
+    if out is None or out.suffix.lower() not in FIGURES:
+        rule = f"must be a file that ends in {', '.join(FIGURES)}"
+        raise SpecError([Fault("figure-out", str(out or "")[-80:], rule)])
+    if compat is not None and figure != "timeline":
+        raise SpecError([Fault("figure", repr(figure), f"must be timeline with --compat {COMPAT}: it keeps no more")])
 
 
 def _files(system: str | None, network: Path | None) -> tuple[Path, Path]:

@@ -74,14 +74,14 @@ def timeline(
             part = Bars(*(column[mine] for column in drawn))
             traces.append(_lane(run, seen, part, lane, name, factor))
     about = f"{engineering(high - low, 's')}, {_counted(len(seen))}"
-    about += f"; those under {engineering(stretch, 's', 2)} drawn together" if stretch else ""
+    about += f"; those under {engineering(stretch, 's', 3)} together, paler with gaps" if stretch else ""
     words = theme.heading(title, "What ranks do over time", about)
     words["margin"] = {**words["margin"], "b": 95}
     height = int(min(900, max(330, 190 + 13 * len(run.ranks) * len(run.titles))))
     across = {"title": {"text": theme.with_unit("Time", unit)}, "range": [low / factor, high / factor]}
     return theme.drawn(
-        traces, dark=dark, xaxis=across, yaxis=_bands(run), barmode="overlay", height=height, showlegend=True, legend=theme.BELOW,
-        **words,
+        traces, dark=dark, xaxis=across, yaxis=_bands(run), barmode="overlay", height=height, showlegend=True,
+        legend=theme.BELOW, **words,
     )  # fmt: skip
 
 
@@ -120,8 +120,9 @@ def _waits(run: Played, low: float, high: float, factor: float) -> list[dict[str
     ]
     return [
         {
-            "type": "bar", "orientation": "h", "name": "waiting", "legendrank": 2000, "x": (found.end - found.begin) / factor,
-            "base": found.begin / factor, "y": _place(run, owner, lane), "width": 0.3 * BAND / len(run.titles),
+            "type": "bar", "orientation": "h", "name": "waiting", "legendrank": 2000,
+            "x": (found.end - found.begin) / factor, "base": found.begin / factor,
+            "y": _place(run, owner, lane), "width": 0.3 * BAND / len(run.titles),
             "marker": {"color": GREY, "opacity": 0.7, "line": {"width": 0}}, "customdata": said, "hovertemplate": HOVER,
         }
     ]  # fmt: skip
@@ -136,9 +137,11 @@ def _lane(run: Played, seen: Ints, part: Bars, lane: int, name: str, factor: flo
         took = "takes" if count == 1 else "take together"
         said.append(f"{text}<br>from {engineering(begin, 's', 5)}, {took} {engineering(length, 's')}")
     return {
-        "type": "bar", "orientation": "h", "name": name, "x": (part.end - part.begin) / factor, "base": part.begin / factor,
+        "type": "bar", "orientation": "h", "name": name,
+        "x": (part.end - part.begin) / factor, "base": part.begin / factor,
         "y": _place(run, run.owner[nodes], np.full(len(nodes), lane)), "width": 0.92 * BAND / len(run.titles),
-        "marker": {**run.looks[name], "opacity": np.maximum(part.share, FAINT), "line": {"width": 0}}, "customdata": said, "hovertemplate": HOVER,
+        "marker": {**run.looks[name], "opacity": np.maximum(part.share, FAINT), "line": {"width": 0}},
+        "customdata": said, "hovertemplate": HOVER,
     }  # fmt: skip
 
 
@@ -173,7 +176,8 @@ def utilization(simulation: Any, bins: int = 200, *, title: str = "", dark: bool
     factor, unit = theme.axis_scale([edges[-1]], "s")
     heat = {
         "type": "heatmap", "z": 100 * np.stack([row.share for row in rows]), "x": edges / factor,
-        "y": [row.title for row in rows], "zmin": 0, "zmax": 10 * np.ceil(10 * most), "ygap": 1,
+        "y": [row.title for row in rows], "zmin": 0, "zmax": 10 * np.ceil(10 * most),
+        "ygap": int(len(rows) <= ROWS // 2),
         "colorscale": theme.shades(dark), "colorbar": {"ticksuffix": "%", "thickness": 14},
         "hovertemplate": f"<b>%{{y}}</b><br>at %{{x:.4~r}} {unit}: %{{z:.1f}}%<extra></extra>",
     }  # fmt: skip

@@ -163,6 +163,21 @@ class CompatRun:
             return write_atomically(path, lambda to: frame.to_csv(to, index=False, lineterminator="\n"))
         return write_atomically(path, lambda to: frame.to_parquet(to, index=False, compression="zstd"))
 
+    def to_perfetto(self, path: Path | str) -> Path:
+        """Write the timeline of the first rank of each trace for Perfetto.
+
+        Raises:
+            SpecError: another ending. StudyError: the file cannot be written.
+        """
+        from dse.trace.perfetto import MOST, to_perfetto
+
+        shown = np.unique(self.traces.of, return_index=True)[1].tolist()[:MOST]
+        times = {}
+        for rank in shown:
+            start, end = (np.maximum(column, 0) * 1e-9 for column in self.times(rank))
+            times[rank] = (start, np.maximum(end - start, 0.0))
+        return to_perfetto(self.traces, path, ranks=shown, times=times)
+
     def __str__(self) -> str:
         done = self.finished >= 0
         if not done.all():

@@ -10,7 +10,6 @@ from dse.simulate.compat import layout as L
 from dse.simulate.formats import Network, System
 
 Phase = tuple[int, int, int, int, int, int, int, int, int]
-COLLECTIVES = {"all_reduce": L.AR, "all_gather": L.AG, "reduce_scatter": L.RS, "all_to_all": L.A2A}
 MIB = 1 << 20
 
 

@@ -25,8 +25,7 @@ from dse.trace.schema import Kind
 FEW = 64
 # Messages up to which simulating each is a matter of a second.
 CHEAP = 600_000
-NAMES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
-CODES = (0, 2, 7, 6)  # of NAMES in the schema
+CODES = (0, 2, 7, 6)  # all-reduce, all-gather, reduce-scatter and all-to-all in the schema
 
 
 def small_trace(
@@ -210,7 +209,7 @@ def wholly(program: Program) -> State | None:
     from dse.simulate.compat.machine import state
     from dse.simulate.compat.work import advance, begin, done
 
-    scale = 8 + int(program.nodes[:, L.N_KIND].size > 0)
+    scale = 8
     while True:
         w = state(program, scale, True)
         pointers = w.group_ptr
