@@ -199,6 +199,27 @@ def test_occupancy_peaks_as_the_simulation_does():
         view.occupancy(simulate(trace_set([[comp(0, 1.0)]]), line(1)))
 
 
+def test_each_tier_has_a_panel_and_each_rank_a_colour():
+    import plotly.graph_objects as go
+
+    def nodes(size):
+        return [node(i, Kind.MEM_STORE, tensor_size=size, **{"dse.tier": tier}) for i, tier in enumerate("ab")]
+
+    tiers = (Tier("a", 1e9, capacity=4e9), Tier("b", 2e9), Tier("unused", 1e9))
+    figure = view.occupancy(simulate(trace_set([nodes(10**9), nodes(2 * 10**9)]), line(2, tiers=tiers)), dark=True)
+    go.Figure(figure.to_dict())  # checks every property
+    assert [(line.yaxis, line.name, line.showlegend) for line in figure.data] == [
+        ("y", "rank 0", True),
+        ("y", "rank 1", True),
+        ("y2", "rank 0", False),
+        ("y2", "rank 1", False),
+    ]
+    assert [max(line.y) for line in figure.data] == pytest.approx([1, 2, 1, 2])
+    assert figure.data[0].line.color == figure.data[2].line.color != figure.data[1].line.color
+    assert figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1]
+    assert [level.y0 for level in figure.layout.shapes] == pytest.approx([4.0])  # only where there is a capacity
+
+
 def test_occupancy_of_many_steps_keeps_the_peak():
     found = stored(1e15, count=3_000)
     [held] = view.occupancy(found).data

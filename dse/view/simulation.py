@@ -203,25 +203,28 @@ def occupancy(simulation: Any, *, title: str = "", dark: bool = False) -> go.Fig
     end = max(simulation.time, float(table["when"].max()))
     factor, unit = theme.axis_scale([end], "s")
     tiers = list(dict.fromkeys(table["tier"]))
-    across = {"title": {"text": theme.with_unit("Time", unit)}, "range": [0, end / factor], "anchor": f"y{len(tiers)}"}
+    letters = ["y", *(f"y{place + 1}" for place in range(1, len(tiers)))]
+    across = {"title": {"text": theme.with_unit("Time", unit)}, "range": [0, end / factor], "anchor": letters[-1]}
     layout: dict[str, Any] = {"xaxis": across, "shapes": [], "annotations": []}
-    lines = []
-    for place, tier in enumerate(tiers):
-        part = table[table["tier"] == tier]
-        letter = f"y{place + 1}" if place else "y"
-        drawn, axis = _tier(part, tier, letter, end, factor, dark)
+    lines: list[dict[str, Any]] = []
+    for place, (tier, letter) in enumerate(zip(tiers, letters, strict=True)):
+        drawn, axis = _tier(table[table["tier"] == tier], tier, letter, end, factor, dark)
         top = 1 - place / len(tiers)
-        axis["domain"] = [top - 1 / len(tiers) + (0.0 if place + 1 == len(tiers) else 0.12), top]
+        axis["domain"] = [top - (1.0 if place + 1 == len(tiers) else 0.75) / len(tiers), top]
         layout[letter.replace("y", "yaxis")] = axis
         lines += drawn["lines"]
         layout["shapes"] += drawn["shapes"]
         layout["annotations"] += drawn["annotations"]
+    first: dict[str, dict[str, Any]] = {}  # a rank has one colour, and is in the legend once
+    for line in lines:
+        known = first.setdefault(line["name"], line)
+        line["showlegend"] = known is line
+        line["line"]["color"] = theme.SPARE[list(first).index(line["name"]) % len(theme.SPARE)]
     over = len(simulation.overflows)
-    about = (
-        f"{over} memories hold more than fits" if over else "all fits" if np.isfinite(table["capacity"]).any() else ""
-    )
+    about = "all fits" if np.isfinite(table["capacity"]).any() else ""
+    about = f"{over:,} {'memory holds' if over == 1 else 'memories hold'} more than fits" if over else about
     words = theme.heading(title, "What memories hold over time", about)
-    return theme.drawn(lines, dark=dark, height=180 + 220 * len(tiers), showlegend=len(lines) > 1, **words, **layout)
+    return theme.drawn(lines, dark=dark, height=180 + 220 * len(tiers), showlegend=len(first) > 1, **words, **layout)
 
 
 def _tier(part: Any, tier: str, letter: str, end: float, factor: float, dark: bool) -> tuple[dict[str, Any], Any]:
@@ -232,14 +235,14 @@ def _tier(part: Any, tier: str, letter: str, end: float, factor: float, dark: bo
     scale, unit = theme.axis_scale([peak, capacity if near else 0.0], "B")
     ranks = sorted(peaks.sort_values(ascending=False, kind="stable").index[:LINES])
     lines = []
-    for position, rank in enumerate(ranks):
+    for rank in ranks:
         rows = part[part["rank"] == rank]
         when, held = _thinned(rows["when"].to_numpy(), rows["bytes"].to_numpy(), end)
-        line = {"shape": "hv", "width": 2, "color": theme.SPARE[position % len(theme.SPARE)]}
-        hover = f"<b>{tier} of rank {rank}</b><br>%{{y:.4~r}} {unit} at %{{x:.4~r}}<extra></extra>"
+        hover = f"<b>{tier} of rank {rank}</b><br>%{{y:.4~r}} {unit} from %{{x:.4~r}} on<extra></extra>"
         lines.append(
-            {"type": "scatter", "mode": "lines", "x": when / factor, "y": held / scale, "yaxis": letter, "line": line,
-             "name": f"{tier}, rank {rank}", "hovertemplate": hover}
+            {"type": "scatter", "mode": "lines", "x": when / factor, "y": held / scale, "yaxis": letter,
+             "line": {"shape": "hv", "width": 2}, "name": f"rank {rank}", "legendgroup": f"{rank}",
+             "hovertemplate": hover}
         )  # fmt: skip
     text = f"{tier}: {theme.short(peak, 'B')} at most"
     text += f" of {theme.short(capacity, 'B')}" if np.isfinite(capacity) else ""
