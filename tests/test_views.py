@@ -25,9 +25,22 @@ from dse.errors import DseError
 from dse.explore.require import require
 from dse.explore.search.variables import span
 from dse.explore.sensitivity import Factor, bottlenecks, discover, elasticities, morris, shadow_prices, sobol, tornado
-from dse.view import accuracy, comparisons, designs, figures, money, nearest, search, sensitivity, timeline, waterfall
+from dse.view import (
+    accuracy,
+    comparisons,
+    designs,
+    figures,
+    money,
+    nearest,
+    search,
+    sensitivity,
+    simulation,
+    timeline,
+    waterfall,
+)
 from dse.view import landscape as landscapes
 from dse.view import require as requires
+from dse.view import trace as traces
 
 DEVICES, INTER, MEMORY = 16, "cluster.network.inter.bandwidth", "cluster.memory.bandwidth"
 PLANS = {
@@ -93,6 +106,18 @@ def result(case: str) -> dse.Result:
     return state(case).result
 
 
+@cache
+def simulated(case: str) -> Any:
+    return result(case).simulate(detail="block")
+
+
+@cache
+def offloaded() -> Any:
+    """A design whose optimizer states lie in the node's memory."""
+    plan = "tp=1,micro_batch=1,global_batch=16,zero_stage=1,offload_optimizer=ddr"
+    return dse.estimate("llama3-8b", "dgx-h100", plan, devices=16).simulate(detail="pass")
+
+
 DRAW: dict[str, Callable[[str, bool], go.Figure]] = {
     "accuracy.predicted_vs_measured": lambda c, d: accuracy.predicted_vs_measured(published(c), dark=d),
     "accuracy.ranking": lambda c, d: accuracy.ranking(places(c), dark=d),
@@ -122,7 +147,15 @@ DRAW: dict[str, Callable[[str, bool], go.Figure]] = {
         discover(result(c), "mfu >= 0.3", FACTORS, samples=64), dark=d
     ),
     "sensitivity.bottleneck": lambda c, d: sensitivity.bottleneck(bottlenecks(result(c)), dark=d),
+    "simulation.critical": lambda c, d: simulation.critical(simulated(c).simulation, dark=d),
+    "simulation.occupancy": lambda c, d: simulation.occupancy(offloaded().simulation, dark=d),
+    "simulation.parts": lambda c, d: simulation.parts(simulated(c), dark=d),
+    "simulation.timeline": lambda c, d: simulation.timeline(simulated(c).simulation, dark=d),
+    "simulation.utilization": lambda c, d: simulation.utilization(simulated(c).simulation, dark=d),
     "timeline.pipeline": lambda c, d: timeline.pipeline(result(c), dark=d),
+    "trace.graph": lambda c, d: traces.graph(simulated(c).traces, dark=d),
+    "trace.timeline": lambda c, d: traces.timeline(simulated(c).traces, dark=d),
+    "trace.volume": lambda c, d: traces.volume(simulated(c).traces, dark=d),
     "waterfall.memory_waterfall": lambda c, d: waterfall.memory_waterfall(result(c), dark=d),
     "waterfall.difference": lambda c, d: waterfall.difference(result("dense"), result(c), dark=d),
 }
@@ -185,7 +218,7 @@ def check_hover(trace: Any) -> None:
     """What a hover template names is there, for every point."""
     for field in re.findall(r"%\{([a-z]+(?:\[\d+\])?)[^}]*\}", getattr(trace, "hovertemplate", "") or ""):
         name, _, place = field.rstrip("]").partition("[")
-        assert name in ("customdata", "x", "y"), field
+        assert name in ("customdata", "x", "y", *(["z"] if trace.type == "heatmap" else [])), field
         values = getattr(trace, name)
         assert values is not None and len(values), (trace.name, field)
         if name == "customdata" and trace.type != "heatmap":
