@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import statistics
 import threading
 import time
@@ -144,7 +145,7 @@ def test_a_validation_elsewhere():
 def test_the_calibration_in_use_here_is_used_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text = calibration.shipped().read_text(encoding="utf-8")
     mine = tmp_path / "mine.yaml"
-    mine.write_text(text.replace(f"id: '{calibration.active().id}'", "id: of-my-own"), encoding="utf-8")
+    mine.write_text(re.sub(r"^id: .*$", "id: of-my-own", text, count=1, flags=re.MULTILINE), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     calibration.use("mine.yaml")
     try:

@@ -133,6 +133,8 @@ def faster(cluster: Cluster, k: float) -> Cluster:
     for dimension in data["network"]["dimensions"]:
         for time in ("overhead", "ramp", "small_overhead", "small_latency"):
             dimension[time] /= k
+        if dimension["in_network_ramp"] is not None:
+            dimension["in_network_ramp"] /= k
     device["efficiency"]["launch"] /= k
     return Cluster.parse(data)
 

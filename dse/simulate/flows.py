@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,11 +104,20 @@ def _flat(network: Network, name: str, ranks: Ints, way: float) -> Schedule:
     return schedule._replace(latency=schedule.latency + _links(network, schedule, ranks))
 
 
+def _is_step(step: tuple[Any, ...], places: int) -> bool:
+    """Whether a step names two places of the group and a share."""
+    if len(step) != 4 or not all(isinstance(part, int | np.integer) for part in step[:3]):
+        return False
+    return 0 <= step[1] < places and 0 <= step[2] < places and step[1] != step[2] and 0 <= float(step[3]) < math.inf
+
+
 def _custom(network: Network, ranks: Ints, steps: Any, name: str) -> Schedule:
     """An algorithm given as steps (step, from, to, share of the buffer) among the places of the group."""
     table = [tuple(step) for step in steps]
+    if not table:
+        raise SpecError([Fault(f"system.algorithms.{name}", "", "must have at least one step")])
     for step in table:
-        if len(step) != 4 or min(step[1:3]) < 0 or max(step[1:3]) >= len(ranks) or step[1] == step[2] or step[3] < 0:
+        if not _is_step(step, len(ranks)):
             rule = (
                 f"a step is (step, from, to, share of the buffer), from and to two of the places 0 to {len(ranks) - 1}"
             )

@@ -157,6 +157,8 @@ def _table(key: Key, traces: TraceSet, system: System) -> Ints:
         if table.size and (table.min() < 0 or table.max() >= ranks):
             rule = f"the group names rank {int(table.max())}; ranks are 0 to {ranks - 1}"
             raise SpecError([Fault("pg_name", repr(label)[:40], rule, traces.source)])
+        if table.size and bool((np.diff(np.sort(table, axis=1), axis=1) == 0).any()):
+            raise SpecError([Fault("pg_name", repr(label)[:40], "a group names a rank twice", traces.source)])
         return table
     if flags is None:
         return np.arange(ranks)[None, :]
@@ -183,16 +185,25 @@ def _flatten(tables: list[Ints], ranks: int, system: System) -> tuple[Groups, In
 def shares_of(table: Ints, system: System) -> NDArray[np.float64]:
     """Ranks of each group in each dimension, [groups, dimensions], whose product is the group's size.
 
-    Counted from outside: a dimension's share is the number of distinct places up to it over that beyond it, which is
-    a mean where the group is not a regular grid.
+    With m the least number of members that one block of the dimensions up to i holds, the share of i is m over that of
+    the dimensions inside. Where the group is no regular grid, the member with fewest others near it sets the pace: it
+    has to send the most over the outer dimensions.
     """
-    distinct, stride = [], 1
-    for size in system.sizes:
-        places = np.sort(table // stride, axis=1)
-        distinct.append(1.0 + np.count_nonzero(np.diff(places, axis=1), axis=1))
+    within, stride = [np.ones(len(table))], 1
+    for size in system.sizes[:-1]:
         stride *= size
-    distinct.append(np.ones(len(table)))
-    return np.stack([inner / outer for inner, outer in pairwise(distinct)], axis=1)
+        within.append(_least_run(np.sort(table // stride, axis=1)))
+    within.append(np.full(len(table), float(table.shape[1])))
+    return np.stack([outer / inner for inner, outer in pairwise(within)], axis=1)
+
+
+def _least_run(rows: Ints) -> NDArray[np.float64]:
+    """Length of the shortest run of equal values in each sorted row."""
+    first = np.ones(rows.shape, bool)
+    first[:, 1:] = rows[:, 1:] != rows[:, :-1]
+    starts = np.flatnonzero(first)
+    lengths = np.diff(np.append(starts, rows.size))
+    return np.minimum.reduceat(lengths, np.flatnonzero(starts % rows.shape[1] == 0)).astype(float)
 
 
 def _merge(programs: list[Program]) -> tuple[tuple[Program, ...], Ints]:

@@ -13,11 +13,17 @@ from dse.errors import Fault, SpecError
 
 POLICIES = ("fifo", "lifo", "priority")
 SCHEDULES = ("ascending", "themis")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")  # that have algorithms
 
 
 def _positive(path: str, value: float, *, zero: bool = False) -> None:
     if not (value > 0 or (zero and value == 0)):
         raise SpecError([Fault(path, repr(value), f"must be {'at least' if zero else 'more than'} 0")])
+
+
+def _whole(path: str, value: Any) -> None:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise SpecError([Fault(path, repr(value)[:40], "must be a whole number, at least 1")])
 
 
 def _one_of(path: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -139,13 +145,19 @@ class System:
             rule = "there must be at least one network dimension, and as many sizes"
             raise SpecError([Fault("system.sizes", str(self.sizes), rule)])
         for size in self.sizes:
-            _positive("system.sizes", size)
+            _whole("system.sizes", size)
         _one_of("system.schedule", self.schedule, SCHEDULES)
         _one_of("system.policy", self.policy, POLICIES)
         for name in ("chunks", "compute_streams", "memory_streams"):
-            _positive(f"system.{name}", getattr(self, name))
+            _whole(f"system.{name}", getattr(self, name))
         if self.comm_streams is not None:
-            _positive("system.comm_streams", self.comm_streams)
+            _whole("system.comm_streams", self.comm_streams)
+        for name in self.algorithms or {}:
+            _one_of("system.algorithms", name, COLLECTIVES)
+        for number, device in enumerate(self.devices):
+            if np.size(device.links) not in (1, len(self.sizes)):
+                rule = f"must be one number, or one for each of the {len(self.sizes)} dimensions"
+                raise SpecError([Fault(f"system.devices.{number}.links", str(device.links)[:60], rule)])
         if self.device_of is not None:
             kinds = np.asarray(self.device_of)
             if kinds.min(initial=0) < 0 or kinds.max(initial=0) >= len(self.devices) or len(kinds) > self.ranks:

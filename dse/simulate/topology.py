@@ -113,6 +113,9 @@ class _Graph:
             if not bandwidth > 0 or not latency >= 0:
                 rule = "bandwidth must be more than 0, latency at least 0"
                 raise SpecError([Fault(f"link {one} to {other}", f"{bandwidth}, {latency}", rule)])
+            if (one, other) in self.bandwidth:
+                rule = "is given twice: give links side by side as one with their sum"
+                raise SpecError([Fault(f"link {one} to {other}", f"{bandwidth}", rule)])
             self.bandwidth[one, other], self._delay[one, other] = float(bandwidth), float(latency)
         self._names = list(dict.fromkeys(end for link in self.bandwidth for end in link))
         self._index = {name: i for i, name in enumerate(self._names)}
@@ -149,8 +152,19 @@ def edges_of(graph: Any) -> Iterable[tuple[Any, Any, float, float]]:
     """(from, to, bytes/s, seconds) of a list of those, or of a NetworkX graph with ``bandwidth`` and ``latency``.
 
     An undirected graph has each link in both directions.
+
+    Raises:
+        SpecError: a link without a bandwidth, or of another form.
     """
     if not hasattr(graph, "edges"):
-        return list(graph)
+        links = [tuple(link) for link in graph]
+        for link in links:
+            if len(link) != 4:
+                rule = "a link is (from, to, bytes/s, seconds)"
+                raise SpecError([Fault("system.graph", str(link)[:60], rule)])
+        return links
+    for a, b, data in graph.edges(data=True):
+        if "bandwidth" not in data:
+            raise SpecError([Fault(f"link {a} to {b}", "", "has no bandwidth")])
     found = [(a, b, data["bandwidth"], data.get("latency", 0.0)) for a, b, data in graph.edges(data=True)]
     return found if graph.is_directed() else found + [(b, a, *rest) for a, b, *rest in found]

@@ -131,7 +131,8 @@ def make(
     order = list(range(len(dims)))
     if comm == L.AG:
         order.reverse()
-    if system.greedy and comm != L.A2A:
+    # A group's single logical dimension leaves nothing to schedule.
+    if system.greedy and comm != L.A2A and len(dims) == len(network.npus_count):
         themis = Themis(network, system.inter_dimension_scheduling == "offlineGreedyFlex")
         plan = Plan()
         while size > 0:

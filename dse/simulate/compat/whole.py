@@ -172,7 +172,7 @@ class Answers:
         if key not in self.known:
             self.known[key] = self._simulate(c, plan, members, late, turn)
         order, took = self.known[key]
-        return members[order], first + took
+        return members[order], np.where(took < 0, -1, first + took)  # -1: it never ends
 
     def _simulate(self, c: int, plan: int, members: Ints, late: Ints, turn: Ints) -> tuple[Ints, Ints]:
         grouped = c < len(self.groups) and len(members) < self.tables.network.npus
