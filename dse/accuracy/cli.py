@@ -32,7 +32,7 @@ def validate(
         ),
     ],
     file: Annotated[
-        Path | None, typer.Argument(help="CSV or Parquet with the corpus' columns; by default the shipped table.")
+        Path | None, typer.Argument(help="CSV or Parquet with the columns of the table; of measurements by default the shipped one.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write a line a row: id, prediction, interval, reason.")

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 PARTS = {
     "computing": (
         ("forward", "recompute", "input_grad", "weight_grad", "host_forward", "host_backward", "optimizer"),
-        "mean over the stages; the closed form's optimizer is that of the fullest stage",
+        "mean over the stages, with what communication beside it takes from computing, which the closed form counts as "
+        "communication; its optimizer is that of the fullest stage",
     ),
     "communication": (
         ("tp_comm_forward", "tp_comm_backward", "cp_comm", "ep_comm", "pp_comm", "dp_comm"),
         "the closed form adds what its rules of overlap leave exposed; here each transfer hides behind the passes that "
-        "really run beside it and shares its ports with others",
+        "really run beside it, waits for its own inputs, and shares its ports with others",
     ),
     "memory": (("offload",), "loads and stores hide behind the passes that run beside them"),
     "idle": (
