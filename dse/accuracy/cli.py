@@ -32,7 +32,10 @@ def validate(
         ),
     ],
     file: Annotated[
-        Path | None, typer.Argument(help="CSV or Parquet with the columns of the table; of measurements by default the shipped one.")
+        Path | None,
+        typer.Argument(
+            help="CSV or Parquet with the columns of the table; of measurements by default the shipped one."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write a line a row: id, prediction, interval, reason.")
