@@ -214,12 +214,26 @@ def test_simulate_prints_cycles_by_rank(written: str, tmp_path: Path):
         (["--system", "dgx-h100", "--backend", "magic"], "backend"),
         (["--system", "x.json"], "network"),
         (["--system", "nothing-h100"], "nothing-h100"),
+        (["--system", "dgx-h100", "--network", "n.yml"], "system"),
+        (["--system", "dgx-h100", "--memory", "m.json"], "memory"),
         (["--system", "dgx-h100", "--schedule", "random"], "schedule"),
     ],
 )
 def test_bad_input_of_simulate(written: str, arguments: list[str], word: str):
     done = run("simulate", "--workload", written, *arguments)
     assert isinstance(done.exception, SpecError) and word in str(done.exception)
+
+
+def test_a_prefix_holds_one_set(tmp_path: Path):
+    """Writing again leaves no ranks or groups of what was there; other files stay."""
+    (tmp_path / "step.txt").write_text("mine", encoding="utf-8")
+    save(scale(four_ranks(), 8), tmp_path / "step")
+    save(four_ranks(), tmp_path / "step")
+    assert len(dse.trace.load(tmp_path / "step")) == 4
+    alone = TraceSet((columns([comp(0, 1e-3)]),), np.zeros(1, np.int64), {})
+    save(alone, tmp_path / "step")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step.0.et", "step.txt"]
+    assert simulate(tmp_path / "step", System.of("dgx-h100", 8)).time == pytest.approx(1e-3)
 
 
 def test_validate_needs_a_table():

@@ -175,7 +175,7 @@ def test_step_time_is_the_closed_form_s(design):
     assert play(traces, result).max() == pytest.approx(expected(traces, result), rel=0.015)
     step = result.number("step_time")
     known = sum(abs(row.seconds or 0.0) for row in traces.residual if row.term != "stragglers")
-    assert known < 0.035 * step  # what is explained is little
+    assert known < 0.05 * step  # what is explained is little; most (4 %) where a shard group has gradients of its own
 
 
 def test_work_is_the_cost_model_s(design):

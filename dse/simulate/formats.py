@@ -95,7 +95,7 @@ class System(Spec):
     scheduling_policy: Literal["LIFO", "FIFO", "EXPLICIT"] = Field("LIFO", alias="scheduling-policy")
     endpoint_delay: int = Field(10, alias="endpoint-delay", ge=0, le=10**12)
     active_chunks_per_dimension: int = Field(1, alias="active-chunks-per-dimension", ge=1, le=10**6)
-    preferred_dataset_splits: int = Field(1, alias="preferred-dataset-splits", ge=1, le=10**6)
+    preferred_dataset_splits: int = Field(1, alias="preferred-dataset-splits", ge=1, le=1 << 14)
     all_reduce_implementation: tuple[Algorithm, ...] = Field((), alias="all-reduce-implementation")
     all_gather_implementation: tuple[Algorithm, ...] = Field((), alias="all-gather-implementation")
     reduce_scatter_implementation: tuple[Algorithm, ...] = Field((), alias="reduce-scatter-implementation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ EXPLAINED = 10_000_000  # nodes that are simulated one by one to explain a deadl
 
 
 def simulate(
-    traces: TraceSet,
+    traces: TraceSet | str | Path,
     system: System,
     *,
     fidelity: Literal["analytical", "flows"] = "analytical",
@@ -29,7 +30,7 @@ def simulate(
     """Execute traces on a system, event by event.
 
     Args:
-        traces: what each rank does.
+        traces: what each rank does, or the prefix of their files.
         system: what they do it on.
         fidelity: ``analytical``: a collective flows through the ports of its members; ``flows``: every message of its
             algorithm flows over the links on its way.
@@ -46,6 +47,10 @@ def simulate(
         SpecError: traces that do not fit the system or each other.
         Deadlock: nodes that wait for ever, with who waits for whom.
     """
+    if isinstance(traces, str | Path):
+        from dse.trace import load
+
+        traces = load(traces)
     from dse.simulate import engine, fluid, records
     from dse.simulate.deadlock import explain
     from dse.simulate.prepare import prepare

@@ -174,13 +174,18 @@ class System:
         """The system that the closed forms see: a cluster's dimensions filled with ``devices``, its memories.
 
         Args:
-            cluster: :class:`~dse.spec.hardware.Cluster`.
+            cluster: :class:`~dse.spec.hardware.Cluster`, catalogue id or YAML file.
             devices: how many; None: the cluster's own number.
             changes: other fields of the system.
         """
         from dse.cost.network import dimension_sizes
 
-        count = int(devices or cluster.devices)
+        if isinstance(cluster, str):
+            from dse.spec import load_cluster
+
+            cluster = load_cluster(cluster)
+        count = cluster.devices if devices is None else devices
+        _whole("devices", count)
         sizes = tuple(math.ceil(float(size) - 1e-9) for size in dimension_sizes.function(cluster, float(count)))
         known = {
             "dimensions": tuple(cluster.network.dimensions),

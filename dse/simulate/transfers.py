@@ -205,7 +205,7 @@ def _sizes(problem: prepare.Problem, call: prepare.Call) -> tuple[Ints, Ints]:
     size = prepare.column(problem, call, "size").astype(np.int64)
     size[kind == Collective.BARRIER] = 0
     for wrong, what, rule in (
-        (kind < 0, "comm_type", "a collective must say which it is"),
+        (~np.isin(kind, list(Collective)), "comm_type", "a collective must say which it is (0 to 9)"),
         (size < 0, "comm_size", "a collective must say how many bytes it moves (at least 0)"),
     ):
         if wrong.any():

@@ -8,6 +8,7 @@ from dse.trace.dialects import columns
 from dse.trace.files import read, stream, write
 from dse.trace.generate import generate
 from dse.trace.record import record
+from dse.trace.scale import scale
 from dse.trace.schema import Attribute, Collective, IOInfo, Kind, Metadata, Node
 from dse.trace.sets import load, save
 from dse.trace.validate import Finding, validate
@@ -28,6 +29,7 @@ __all__ = [
     "read",
     "record",
     "save",
+    "scale",
     "stream",
     "validate",
     "write",

@@ -116,6 +116,11 @@ class TraceSet(Mapping[int, Trace]):
     groups: Mapping[str, Ints] = field(default_factory=dict)
     source: str = ""
 
+    def __repr__(self) -> str:
+        groups = f", groups {', '.join(list(self.groups)[:8])}" if self.groups else ""
+        nodes = sum(len(trace) for trace in self.classes)
+        return f"TraceSet({len(self):,} ranks, {len(self.classes):,} distinct traces of {nodes:,} nodes{groups})"
+
     def __getitem__(self, rank: int) -> Trace:
         if not 0 <= rank < len(self.of):
             raise KeyError(rank)

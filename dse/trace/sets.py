@@ -177,8 +177,18 @@ def _peers(trace: Trace, row: int, rank: int, ranks: int) -> list[Attribute]:
     return [_whole(name, value) for name, value in (("comm_src", src), ("comm_dst", dst)) if value >= 0]
 
 
+def _clear(prefix: Path | str, kept: list[Path]) -> None:
+    """Remove what an earlier set of traces of this prefix left: its other ranks and its groups."""
+    path = Path(prefix)
+    old = re.compile(re.escape(path.name) + r"\.(\d+\.et(\.gz)?|json)")
+    names = {file.name for file in kept}
+    for file in path.parent.iterdir():
+        if old.fullmatch(file.name) and file.name not in names:
+            file.unlink()
+
+
 def save(traces: TraceSet, prefix: Path | str, *, gzip: bool = False, numbered: bool = False) -> list[Path]:
-    """Write ``PREFIX.<rank>.et`` for every rank and, if there are groups, ``PREFIX.json``.
+    """Write ``PREFIX.<rank>.et`` for every rank and, if there are groups, ``PREFIX.json``; earlier ones are replaced.
 
     Relative peers become ranks. A label that several groups carry becomes one label a group, ``label.row``. Only what
     the columns hold is written: texts of inputs and outputs are not.
@@ -230,6 +240,7 @@ def save(traces: TraceSet, prefix: Path | str, *, gzip: bool = False, numbered: 
                 Path(f"{prefix}.json"), lambda path: path.write_text(text + "\n", encoding="utf-8") and None
             )
         )
+    _clear(prefix, out)
     return out
 
 
