@@ -36,6 +36,10 @@ def simulate(
     ] = None,
     schedule: Annotated[str, typer.Option(help="Order of chunks over dimensions: ascending or themis.")] = "ascending",
     fold: Annotated[bool, typer.Option(help="Simulate ranks that are alike once.")] = True,
+    replay: Annotated[
+        bool | None,
+        typer.Option(help="Take durations from the trace (else: FLOP and bytes on this system); not in compat mode."),
+    ] = None,
     perfetto: Annotated[Path | None, typer.Option(help="Write the timeline for Perfetto: .json")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write all events: .parquet or .csv")] = None,
     figure: Annotated[
@@ -53,7 +57,9 @@ def simulate(
     if compat is not None:
         found: Any = _compatible(workload, system, network, memory, groups, backend or "unaware")
     else:
-        found = _physical(workload, system, network, memory, groups, backend or "analytical", schedule, fold=fold)
+        found = _physical(
+            workload, system, network, memory, groups, backend or "analytical", schedule, fold=fold, replay=replay
+        )
     if perfetto is not None:
         found.to_perfetto(perfetto)
     if out is not None:
@@ -108,7 +114,7 @@ def _compatible(
 
 def _physical(
     workload: str, system: str | None, network: Path | None, memory: Path | None, groups: Path | None, backend: str,
-    schedule: str, *, fold: bool,
+    schedule: str, *, fold: bool, replay: bool | None,
 ) -> Any:  # fmt: skip
     """Run with physical links: on ASTRA-sim's files, or on a cluster of the catalogue."""
     from dse.simulate.run import simulate as execute
@@ -117,7 +123,6 @@ def _physical(
     if backend not in ("analytical", "flows"):
         raise SpecError([Fault("backend", repr(backend[:40]), "must be analytical or flows")])
     traces = load(workload, groups=groups)
-    replay = True
     if network is None and system is not None and not system.endswith(".json"):
         if memory is not None:
             raise SpecError([Fault("memory", str(memory)[-80:], "is for a JSON system; a cluster has its own")])
@@ -135,5 +140,5 @@ def _physical(
 
         settings, wires = _files(system, network)
         machine = system_of(wires, settings, memory)
-        replay = not checked(Settings, settings).roofline_enabled
-    return execute(traces, machine, fidelity=backend, schedule=schedule, fold=fold, replay=replay)
+        replay = not checked(Settings, settings).roofline_enabled if replay is None else replay
+    return execute(traces, machine, fidelity=backend, schedule=schedule, fold=fold, replay=replay is not False)

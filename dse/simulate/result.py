@@ -271,7 +271,7 @@ class Simulation:
         if len(self.problem.rank) < len(self.actor_of):
             head += f" ({len(self.problem.rank)} simulated)"
         rows = (f"  {name:<15}{engineering(seconds, 's'):>12}  {MEANING[name]}" for name, seconds in mean.items())
-        return "\n".join([head, *rows, *map(str, self.overflows)])
+        return "\n".join([f"{head}; mean over the ranks:", *rows, *map(str, self.overflows)])
 
 
 def _alike(count: int) -> str:

@@ -164,7 +164,10 @@ def generate(
     """The trace of a training step of any design, without owning the machine."""
     from dse.trace import generate as make
 
-    _saved(make(model, cluster, strategy, devices=devices, detail=detail), out, as_json)
+    traces = make(model, cluster, strategy, devices=devices, detail=detail)
+    for reason in traces.result.reasons() if traces.result is not None else ():
+        typer.echo(f"dse: note: the design breaks a rule: {reason['why']}", err=True)
+    _saved(traces, out, as_json)
 
 
 @trace_app.command()
