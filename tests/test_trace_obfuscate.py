@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trace_cases import unpacked
 
 from dse.errors import SpecError
 from dse.simulate import Device, System, dimension, simulate
@@ -19,18 +19,14 @@ from dse.trace.synthesize import learn, obfuscate
 from dse.trace.synthesize.privacy import noise, reference
 from dse.trace.synthesize.structure import WINDOW, restructure
 
-FIXTURES = Path(__file__).parents[1] / "data" / "reference" / "astrasim" / "fixtures"
 NAMES = ("gpt_dp4tp4", "llama_dp2tp4pp2", "llama_dp8")
 COMM = (Kind.SEND, Kind.RECV, Kind.COLL)
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TraceSet]:
-    folder = tmp_path_factory.mktemp("traces")
-    for name in NAMES:
-        with tarfile.open(FIXTURES / f"stage_{name}.tar.gz") as packed:
-            packed.extractall(folder, filter="data")
-    return {name: load(folder / name) for name in NAMES}
+    folder = unpacked(tmp_path_factory.mktemp("traces"))
+    return {name: load(folder / f"stage_{name}" / name) for name in NAMES}
 
 
 def reachable(trace: Trace) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trace_cases import unpacked
 
 from dse.errors import SpecError
 from dse.simulate import simulate
@@ -22,18 +22,14 @@ from dse.trace.synthesize.layout import Layout
 from dse.trace.synthesize.privacy import reference
 from dse.trace.synthesize.tokens import Scale
 
-FIXTURES = Path(__file__).parents[1] / "data" / "reference" / "astrasim" / "fixtures"
 NAMES = ("gpt_dp4tp4", "llama_dp2tp4pp2", "llama_dp8", "llama_s2", "llama_tp8")
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TraceSet]:
     """Transformer traces in five layouts."""
-    folder = tmp_path_factory.mktemp("traces")
-    for name in NAMES:
-        with tarfile.open(FIXTURES / f"stage_{name}.tar.gz") as packed:
-            packed.extractall(folder, filter="data")
-    return {name: load(folder / name) for name in NAMES}
+    folder = unpacked(tmp_path_factory.mktemp("traces"))
+    return {name: load(folder / f"stage_{name}" / name) for name in NAMES}
 
 
 @pytest.fixture(scope="module")

@@ -56,13 +56,9 @@ def validate(
         raise SpecError([Fault("kind", repr(kind[:40]), f"must be one of {', '.join((*KINDS, *RECORDED))}")])
     report = _report(kind, file)
     if out is not None:
-        from dse.study.export import write_atomically
+        from dse.study.export import write_table
 
-        if out.suffix not in (".csv", ".parquet"):
-            raise SpecError([Fault("out", str(out)[-60:], "must end in .csv or .parquet")])
-        table = report.table()
-        write = table.to_csv if out.suffix == ".csv" else table.to_parquet
-        write_atomically(out, lambda path: write(path, index=False))
+        write_table(out, report.table)
     typer.echo(json.dumps(finite(report.summary()), indent=2) if as_json else str(report))
 
 

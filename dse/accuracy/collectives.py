@@ -87,17 +87,20 @@ def predictor(cases: Sequence[Case]) -> Callable[[Constants], np.ndarray]:
         for (kind, fabrics, topologies), members, (buffer, reduces, bandwidths, shares) in prepared:
             dimensions = []
             for i, (fabric, topology) in enumerate(zip(fabrics, topologies, strict=True)):
-                size = MESH if topology == "fully_connected" else None
-                plain = NetworkDimension(name=f"d{i}", topology=topology, bandwidth=1.0, size=size)
                 switched = reduces if i == 0 and topology == "switch" else False
-                # Benchmarks run on idle links.
-                update = {**constants[fabric], "bandwidth": bandwidths[i], "in_network_reduction": switched,
-                          "loaded": 1.0}  # fmt: skip
-                dimensions.append(plain.model_copy(update=update))
+                dimensions.append(idle_dimension(i, topology, bandwidths[i], constants[fabric], switched))
             seconds[members] = Links(dimensions, {"all": shares}, 64).time(kind, "all", buffer)
         return seconds
 
     return predict
+
+
+def idle_dimension(index: int, topology: str, bandwidth: Any, constants: Mapping[str, Any], switched: Any) -> Any:
+    """A dimension of a benchmark's network: its links are idle but for the collective. Fields may be arrays."""
+    size = MESH if topology == "fully_connected" else None
+    plain = NetworkDimension(name=f"d{index}", topology=topology, bandwidth=1.0, size=size)
+    update = {**constants, "bandwidth": bandwidth, "in_network_reduction": switched, "loaded": 1.0}
+    return plain.model_copy(update=update)
 
 
 def _arrays(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]:
@@ -192,13 +195,22 @@ def validate_collectives(path: Path | str | None = None, constants: Constants | 
     Raises:
         SpecError: the table cannot be read or lacks columns.
     """
+    cases, refused = read_cases(path)
+    return report(cases, refused, in_use(cases) if constants is None else constants)
+
+
+def read_cases(path: Path | str | None) -> tuple[list[Case], dict[str, str]]:
+    """The cases of a table (None: the shipped one), and the reason for each row that is refused.
+
+    Raises:
+        SpecError: the table cannot be read or lacks columns.
+    """
     frame = measured("nccl") if path is None else read_table(path)
     frame = numeric(frame, ("time_us", "size_bytes", "n_gpus", "n_nodes", "gpus_per_node", "busbw_gbs"))
-    cases, refused = cases_of(frame.assign(id=frame["id"].astype(str)))
-    return _report(cases, refused, _in_use(cases) if constants is None else constants)
+    return cases_of(frame.assign(id=frame["id"].astype(str)))
 
 
-def _in_use(cases: Sequence[Case]) -> Constants:
+def in_use(cases: Sequence[Case]) -> Constants:
     current = calibration.active()
     named = {fabric for case in cases for fabric in case.fabrics}
     found = {fabric: current.of(current.fabrics, fabric)[0] for fabric in named}
@@ -212,14 +224,18 @@ def _as_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(parsed, name) for name in values}
 
 
-def _report(cases: Sequence[Case], refused: dict[str, str], constants: Constants) -> CollectiveReport:
+def report(
+    cases: Sequence[Case], refused: dict[str, str], constants: Constants,
+    predict: Callable[[Sequence[Case], Constants], Any] = lambda cases, constants: predictor(cases)(constants),
+) -> CollectiveReport:  # fmt: skip
+    """Cases against what ``predict`` makes of them: seconds of each; by default the closed form."""
     import pandas as pd
 
     found = with_relatives(constants, {fabric for case in cases for fabric in case.fabrics})
     known = [case for case in cases if set(case.fabrics) <= set(found)]
     refused = {**refused, **{case.id: f"no constants of fabric {_lacking(case, found)}" for case in cases
                              if not set(case.fabrics) <= set(found)}}  # fmt: skip
-    seconds = predictor(known)(found)
+    seconds = predict(known, found)
     rows = pd.DataFrame({
         "id": [case.id for case in known],
         "source": [case.source for case in known],
@@ -288,9 +304,9 @@ def held_out_collectives(frame: pd.DataFrame | None = None) -> dict[str, dict[st
         for name in frame[column].dropna().unique():
             out = frame[column] == name
             cases, _ = cases_of(frame[out])
-            report = _report(cases, {}, fit_collectives(frame[~out]))
-            counts = {"n": len(report.rows), "n_refused": len(report.refused)}
-            result[label][str(name)] = {**counts, **error_statistics(report.rows["error"])}
+            found = report(cases, {}, fit_collectives(frame[~out]))
+            counts = {"n": len(found.rows), "n_refused": len(found.refused)}
+            result[label][str(name)] = {**counts, **error_statistics(found.rows["error"])}
     return result
 
 

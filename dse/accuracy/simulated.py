@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.accuracy.collectives import CollectiveReport, _in_use, _report, with_relatives
-from dse.accuracy.corpus import measured, numeric, read_table
-from dse.accuracy.fabrics import MESH, Case, cases_of
+from dse.accuracy.collectives import CollectiveReport, idle_dimension, in_use, read_cases, report
+from dse.accuracy.fabrics import Case
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,15 +38,12 @@ CHUNKS = 64
 def system_of(case: Case, constants: Any) -> System:
     """The network that a row was measured on, idle but for the collective."""
     from dse.simulate import System
-    from dse.spec.hardware import NetworkDimension
 
-    dimensions = []
-    for i, (fabric, topology) in enumerate(zip(case.fabrics, case.topologies, strict=True)):
-        size = MESH if topology == "fully_connected" else None
-        plain = NetworkDimension(name=f"d{i}", topology=topology, bandwidth=case.bandwidths[i], size=size)
-        switched = case.reduces and i == 0 and topology == "switch"
-        update = {**constants[fabric], "in_network_reduction": switched, "loaded": 1.0}
-        dimensions.append(plain.model_copy(update=update))
+    parts = zip(case.fabrics, case.topologies, case.bandwidths, strict=True)
+    dimensions = [
+        idle_dimension(i, topology, rate, constants[fabric], case.reduces and i == 0 and topology == "switch")
+        for i, (fabric, topology, rate) in enumerate(parts)
+    ]
     return System(tuple(dimensions), tuple(int(share) for share in case.shares), chunks=CHUNKS)
 
 
@@ -64,27 +60,19 @@ def validate_simulated(path: Path | str | None = None) -> CollectiveReport:
     Raises:
         SpecError: the table cannot be read or lacks columns.
     """
-    frame = measured("nccl") if path is None else read_table(path)
-    frame = numeric(frame, ("time_us", "size_bytes", "n_gpus", "n_nodes", "gpus_per_node", "busbw_gbs"))
-    cases, refused = cases_of(frame.assign(id=frame["id"].astype(str)))
+    cases, refused = read_cases(path)
     cases = [case for case in cases if case.kind != "point_to_point"]
-    constants = with_relatives(_in_use(cases), {fabric for case in cases for fabric in case.fabrics})
-    report = _report(cases, refused, constants)
-    by_id = {case.id: case for case in cases}
-    rows = report.rows
-    rows["predicted [s]"] = [simulate_case(by_id[row], constants) for row in rows["id"]]
-    rows["error"] = rows["predicted [s]"] / rows["measured [s]"] - 1.0
-    return CollectiveReport(rows, report.refused)
+    return report(cases, refused, in_use(cases), lambda known, found: [simulate_case(case, found) for case in known])
 
 
-def against_astra_sim(report: CollectiveReport) -> pd.DataFrame:
+def against_astra_sim(simulated: CollectiveReport) -> pd.DataFrame:
     """Rows in a node of NVLink 4 with the prediction of ASTRA-sim's validated configuration beside the simulator's.
 
     Adds ``ranks``, ``astra-sim [s]`` and ``astra-sim error``; kinds that its rings cannot do are left out.
     """
     from dse.simulate.compat import collective
 
-    rows = report.rows
+    rows = simulated.rows
     rows = rows[(rows["fabric"] == "nvlink4") & rows["collective"].isin(["all_reduce", "all_gather", "reduce_scatter"])]
     rows = rows.assign(ranks=rows["scale"].str.split().str[0].astype(int))
     seconds = []
@@ -116,10 +104,10 @@ def main() -> None:
     """Print the report and the comparison."""
     import sys
 
-    report = validate_simulated()
-    table = errors_beside(against_astra_sim(report)).to_string(index=False, float_format="{:.3f}".format)
+    simulated = validate_simulated()
+    table = errors_beside(against_astra_sim(simulated)).to_string(index=False, float_format="{:.3f}".format)
     documented = ", ".join(f"{ranks} devices {error:.1%}" for ranks, error in DOCUMENTED.items())
-    sys.stdout.write(f"{report}\n\n{table}\n\nASTRA-sim's own figures for all-reduce on H100: {documented}\n")
+    sys.stdout.write(f"{simulated}\n\n{table}\n\nASTRA-sim's own figures for all-reduce on H100: {documented}\n")
 
 
 if __name__ == "__main__":

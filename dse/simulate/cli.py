@@ -127,9 +127,8 @@ def _physical(
         if memory is not None:
             raise SpecError([Fault("memory", str(memory)[-80:], "is for a JSON system; a cluster has its own")])
         from dse.simulate.system import System
-        from dse.spec import load_cluster
 
-        machine = System.of(load_cluster(system), len(traces))
+        machine = System.of(system, len(traces))
     else:
         if network is not None and system is not None and not system.endswith(".json"):
             rule = "must be a JSON file of ASTRA-sim where --network is given; a cluster has a network of its own"

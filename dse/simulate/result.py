@@ -203,16 +203,9 @@ class Simulation:
             SpecError: another ending.
             StudyError: the file cannot be written.
         """
-        from dse.errors import Fault, SpecError
-        from dse.study.export import write_atomically
+        from dse.study.export import write_table
 
-        path = Path(path)
-        if path.suffix not in (".parquet", ".csv"):
-            raise SpecError([Fault("out", str(path)[-80:], "must end in .parquet or .csv")])
-        table = self.to_pandas()
-        if path.suffix == ".csv":
-            return write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
-        return write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+        return write_table(path, self.to_pandas)
 
     def to_perfetto(self, path: str | Path) -> Path:
         """Write the timeline of the simulated ranks in the trace-event format that Perfetto opens."""

@@ -79,6 +79,20 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 }
 
 
+def write_table(path: str | Path, table: Callable[[], pd.DataFrame]) -> Path:
+    """Write a table alone, as .csv or .parquet; it is made only once the ending is known to be one of these.
+
+    Raises:
+        SpecError: another ending.
+        StudyError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise SpecError([Fault("out", str(path)[-80:], "must end in .csv or .parquet")])
+    frame = table()
+    return write_atomically(path, lambda temporary: WRITERS[path.suffix](frame, temporary))
+
+
 def export(result: Result | pd.DataFrame, path: str | Path, *, provenance: Mapping[str, str] | None = None) -> Path:
     """Write a result's table in the format that the file's ending names, and ``<file>.manifest.json`` beside it.
 

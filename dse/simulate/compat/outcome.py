@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.errors import DseError, Fault, SpecError
+from dse.errors import DseError
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.layout import Ints, State
 from dse.simulate.compat.machine import Program
@@ -153,15 +153,9 @@ class CompatRun:
         Raises:
             SpecError: another ending. StudyError: the file cannot be written.
         """
-        from dse.study.export import write_atomically
+        from dse.study.export import write_table
 
-        path = Path(path)
-        if path.suffix not in (".parquet", ".csv"):
-            raise SpecError([Fault("out", str(path)[-200:], "must end in .parquet or .csv")])
-        frame = self.to_pandas()
-        if path.suffix == ".csv":
-            return write_atomically(path, lambda to: frame.to_csv(to, index=False, lineterminator="\n"))
-        return write_atomically(path, lambda to: frame.to_parquet(to, index=False, compression="zstd"))
+        return write_table(path, self.to_pandas)
 
     def to_perfetto(self, path: Path | str) -> Path:
         """Write the timeline of the first rank of each trace for Perfetto.
