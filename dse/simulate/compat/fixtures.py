@@ -7,16 +7,16 @@ import tempfile
 from pathlib import Path
 
 from dse.errors import Fault, SpecError
+from dse.spec.catalogue import asset_root
 from dse.trace.columns import TraceSet
-
-SHIPPED = Path(__file__).resolve().parents[3] / "data" / "reference" / "astrasim" / "fixtures"
 
 
 class Fixtures:
     """A folder of traces; archives in it are unpacked for as long as it is open."""
 
     def __init__(self, given: Path | str | None) -> None:
-        self.given = SHIPPED if given is None else Path(given)
+        shipped = asset_root("data") / "reference" / "astrasim" / "fixtures"
+        self.given = shipped if given is None else Path(given)
         self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.read: dict[str, TraceSet] = {}
 
