@@ -1,0 +1,1 @@
+"""Collectives on real topologies: library, bounds, synthesis, verification, export."""
