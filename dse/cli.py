@@ -16,6 +16,7 @@ import typer
 
 from dse.accuracy import cli as accuracy_cli
 from dse.app import lab_cli
+from dse.collective import cli as collective_cli
 from dse.errors import DseError, Fault, InfeasibleDesign, SpecError
 from dse.explore.require import cli as require_cli
 from dse.explore.search import cli as search_cli
@@ -51,7 +52,10 @@ app = typer.Typer(
 catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(measure_app, name="measure")
-for part in (stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli, lab_cli, trace_cli, simulate_cli):
+PARTS = (
+    stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli, lab_cli, trace_cli, simulate_cli, collective_cli
+)  # fmt: skip
+for part in PARTS:
     part.attach(app)
 
 Model = Annotated[str, typer.Option("--model", help="Catalogue id, YAML file, or CSV of layers.")]

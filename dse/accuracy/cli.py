@@ -12,6 +12,7 @@ from dse.errors import Fault, SpecError
 from dse.plain import finite
 
 KINDS = ("training", "memory", "collectives", "gemm")
+SYNTHESIZED = "tacos"  # runs of another synthesizer
 RECORDED = ("astrasim-collectives", "astrasim-programs", "astrasim-traces")  # runs of another simulator
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -28,7 +29,7 @@ def validate(
         str,
         typer.Argument(
             help="What the table holds: training, memory, collectives or gemm; or recorded runs of the public "
-            "ASTRA-sim: astrasim-collectives, astrasim-programs, astrasim-traces."
+            "ASTRA-sim: astrasim-collectives, astrasim-programs, astrasim-traces; or of the public TACOS: tacos."
         ),
     ],
     file: Annotated[
@@ -43,17 +44,25 @@ def validate(
     fixtures: Annotated[
         Path | None, typer.Option(help="Of astrasim tables: folder of the traces; by default the shipped ones.")
     ] = None,
+    topologies: Annotated[
+        Path | None, typer.Option(help="Of tacos tables: folder of FAMILY_NPUS.txt; by default the shipped networks.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Hold predictions against measurements: error by source, hardware, stack and scale, and what was not predicted.
 
     Recorded runs of ASTRA-sim are executed again in compat mode: n, exact_fraction, within_2pct_fraction, worst.
     """
+    if kind == SYNTHESIZED:
+        _synthesized(file, topologies, out, as_json=as_json)
+        return
     if kind in RECORDED:
         _recorded(kind, file, fixtures, as_json=as_json)
         return
     if kind not in KINDS:
-        raise SpecError([Fault("kind", repr(kind[:40]), f"must be one of {', '.join((*KINDS, *RECORDED))}")])
+        raise SpecError(
+            [Fault("kind", repr(kind[:40]), f"must be one of {', '.join((*KINDS, *RECORDED, SYNTHESIZED))}")]
+        )
     report = _report(kind, file)
     if out is not None:
         from dse.study.export import write_table
@@ -73,6 +82,25 @@ def _recorded(kind: str, file: Path | None, fixtures: Path | None, *, as_json: b
         check = recorded.validate_programs if kind == "astrasim-programs" else recorded.validate_traces
         found = check(file, fixtures)
     typer.echo(json.dumps(finite(found), indent=2) if as_json else recorded.text(found))
+
+
+def _synthesized(file: Path | None, topologies: Path | None, out: Path | None, *, as_json: bool) -> None:
+    """Synthesize again what a table of recorded runs names. Exit code 1 if a schedule is wrong or beats a bound."""
+    from dse.collective import validate as recorded
+    from dse.explore.search.progress import shown
+
+    if file is None:
+        raise SpecError([Fault("file", "", "tacos needs a file with the columns of the reference table")])
+    with shown(terminal=True) as progress:
+        found = recorded.validate(file, topologies, progress=progress)
+    if out is not None:
+        from dse.study.export import write_table
+
+        write_table(out, lambda: found.table)
+    answer = {**found.summary(), "cases": found.table.to_dict("records")}
+    typer.echo(json.dumps(finite(answer), indent=2) if as_json else str(found))
+    if not found.summary()["valid"] or found.summary()["below_bound"]:
+        raise typer.Exit(1)
 
 
 def _report(kind: str, file: Path | None) -> Any:
