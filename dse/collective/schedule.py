@@ -56,6 +56,8 @@ class Schedule:
             with one start and one end. None: each travels alone.
         algorithm: what made it.
         notes: figures of the maker, for people.
+        passes: number of the transfer whose load each one passes on, [transfers]; -1: it carries what its source
+            holds. A relay neither looks at, keeps nor adds to what is passed on. None: all -1.
     """
 
     topology: Topology
@@ -72,6 +74,7 @@ class Schedule:
     message: NDArray[np.int32] | None = None
     algorithm: str = ""
     notes: dict[str, Any] | None = None
+    passes: NDArray[np.int32] | None = None
 
     @property
     def time(self) -> float:

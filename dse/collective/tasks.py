@@ -28,68 +28,65 @@ class Tasks(NamedTuple):
     next: Ints
 
 
-@njit(cache=True)
-def list_schedule(link, duration, waits, next_ptr, following, priority, links):
+def list_schedule(
+    link: Ints, duration: Floats, waits: Ints, next_ptr: Ints, following: Ints, priority: Floats, links: int
+) -> Floats:
     """Start times [tasks]: a free link takes the ready task of least priority number, and never idles while one waits.
 
-    ``link`` and ``duration`` [tasks]; ``priority`` [tasks], floats. A task that never becomes ready starts at NaN.
+    ``link`` and ``duration`` [tasks]; ``priority`` [tasks]: the earlier task goes first where they are equal. A task
+    that never becomes ready starts at NaN.
     """
+    order = np.argsort(priority, kind="stable").astype(np.int32)
+    return run(order, link, duration, waits, next_ptr, following, links)
+
+
+@njit(cache=True)
+def run(order, link, duration, waits, next_ptr, following, links):
+    """:func:`list_schedule` with the tasks in ``order`` of priority, [tasks] int32."""
     count = len(link)
+    rank = np.empty(count, np.int32)
+    for i in range(count):
+        rank[order[i]] = i
     start = np.full(count, np.nan)
-    left = waits.copy()
-    # One heap of ready tasks for each link, in one array: a link's part has room for all of its tasks.
+    left = waits.astype(np.int32)
+    # One heap of ready tasks' ranks for each link, in one array: a link's part has room for all of its tasks.
     base = np.zeros(links + 1, np.int64)
     for i in range(count):
         base[link[i] + 1] += 1
     for e in range(links):
         base[e + 1] += base[e]
-    ready = np.empty(count, np.int64)
-    size = np.zeros(links, np.int64)
-    busy = np.zeros(links, np.bool_)
-    # Ends of running tasks, least first: at most one for each link.
-    when = np.empty(links)
-    what = np.empty(links, np.int64)
+    ready = np.empty(count, np.int32)
+    size = np.zeros(links, np.int32)
+    # Links that are busy, by the end of their task.
+    when, what = np.empty(links), np.empty(links, np.int32)
+    current = np.full(links, -1, np.int32)
     running = 0
-    touched = np.empty(links, np.int64)
-    marked = np.zeros(links, np.bool_)
+    touched, marked = np.empty(links, np.int32), np.zeros(links, np.bool_)
     touches = 0
     now = 0.0
     for i in range(count):
         if left[i] == 0:
-            e = link[i]
-            _push(ready, base[e], size, e, priority, i)
-            if not marked[e]:
-                marked[e] = True
-                touched[touches] = e
-                touches += 1
+            touches = _offer(ready, base, size, link[i], rank[i], touched, marked, touches)
     while True:
         for k in range(touches):
             e = touched[k]
             marked[e] = False
-            if not busy[e] and size[e] > 0:
-                i = _pop(ready, base[e], size, e, priority)
+            if current[e] < 0 and size[e] > 0:
+                i = order[_take(ready, base[e], size, e)]
                 start[i] = now
-                busy[e] = True
-                end = now + duration[i]
-                at = running
+                current[e] = i
+                _enter(when, what, running, now + duration[i], e)
                 running += 1
-                while at > 0:
-                    up = (at - 1) >> 1
-                    if when[up] <= end:
-                        break
-                    when[at], what[at] = when[up], what[up]
-                    at = up
-                when[at], what[at] = end, i
         touches = 0
         if running == 0:
             return start
         now = when[0]
         while running > 0 and when[0] <= now:
-            i = what[0]
+            e = what[0]
             running -= 1
-            _sink(when, what, running)
-            e = link[i]
-            busy[e] = False
+            _leave(when, what, running)
+            i = current[e]
+            current[e] = -1
             if not marked[e]:
                 marked[e] = True
                 touched[touches] = e
@@ -98,55 +95,70 @@ def list_schedule(link, duration, waits, next_ptr, following, priority, links):
                 j = following[k]
                 left[j] -= 1
                 if left[j] == 0:
-                    e = link[j]
-                    _push(ready, base[e], size, e, priority, j)
-                    if not marked[e]:
-                        marked[e] = True
-                        touched[touches] = e
-                        touches += 1
+                    touches = _offer(ready, base, size, link[j], rank[j], touched, marked, touches)
 
 
 @njit(cache=True)
-def _push(ready, base, size, e, priority, task):
-    at = size[e]
+def _offer(ready, base, size, e, key, touched, marked, touches):
+    """Put a rank on link e's heap and note that the link has something to look at."""
+    first, at = base[e], size[e]
     size[e] += 1
-    key = priority[task]
     while at > 0:
         up = (at - 1) >> 1
-        if priority[ready[base + up]] <= key:
+        if ready[first + up] <= key:
             break
-        ready[base + at] = ready[base + up]
+        ready[first + at] = ready[first + up]
         at = up
-    ready[base + at] = task
+    ready[first + at] = key
+    if not marked[e]:
+        marked[e] = True
+        touched[touches] = e
+        touches += 1
+    return touches
 
 
 @njit(cache=True)
-def _pop(ready, base, size, e, priority):
-    first = ready[base]
+def _take(ready, first, size, e):
+    """Least rank of link e's heap, which it leaves."""
+    least = ready[first]
     size[e] -= 1
     count = size[e]
     if count > 0:
-        last = ready[base + count]
-        key = priority[last]
+        key = ready[first + count]
         at = 0
         while True:
             low = 2 * at + 1
             if low >= count:
                 break
-            if low + 1 < count and priority[ready[base + low + 1]] < priority[ready[base + low]]:
+            if low + 1 < count and ready[first + low + 1] < ready[first + low]:
                 low += 1
-            if priority[ready[base + low]] >= key:
+            if ready[first + low] >= key:
                 break
-            ready[base + at] = ready[base + low]
+            ready[first + at] = ready[first + low]
             at = low
-        ready[base + at] = last
-    return first
+        ready[first + at] = key
+    return least
 
 
 @njit(cache=True)
-def _sink(when, what, count):
+def _enter(when, what, count, end, e):
+    """Put a link on the heap of ends, which holds ``count``."""
+    at = count
+    while at > 0:
+        up = (at - 1) >> 1
+        if when[up] <= end:
+            break
+        when[at], what[at] = when[up], what[up]
+        at = up
+    when[at], what[at] = end, e
+
+
+@njit(cache=True)
+def _leave(when, what, count):
     """Take the first off a heap that now holds ``count`` more."""
-    end, task = when[count], what[count]
+    if count == 0:
+        return
+    end, e = when[count], what[count]
     at = 0
     while True:
         low = 2 * at + 1
@@ -158,8 +170,7 @@ def _sink(when, what, count):
             break
         when[at], what[at] = when[low], what[low]
         at = low
-    if count > 0:
-        when[at], what[at] = end, task
+    when[at], what[at] = end, e
 
 
 def successors(before: Ints, after: Ints, tasks: int) -> tuple[Ints, Ints, Ints]:

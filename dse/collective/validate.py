@@ -142,21 +142,20 @@ class _Networks:
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None and not self.folder.is_dir():
             raise SpecError([Fault("topologies", str(folder)[-80:], "must be a folder of FAMILY_NPUS.txt")])
-        self.known: dict[str, Topology | None] = {}
+        self.known: dict[tuple[str, int], Topology | None] = {}
+        if self.folder is None:
+            from dse.collective.files import reference_topologies
+
+            self.known.update(reference_topologies())
 
     def find(self, family: str, npus: int) -> Topology | None:
-        name = f"{family}_{npus}"
-        if name not in self.known:
-            self.known[name] = self._read(name)
-        return self.known[name]
+        """None where there is no file of it."""
+        if (family, npus) not in self.known:
+            from dse.collective.files import load
 
-    def _read(self, name: str) -> Topology | None:
-        from dse.collective.files import load, reference_topologies
-
-        if self.folder is None:
-            return reference_topologies().get(name)
-        path = self.folder / f"{name}.txt"
-        return load(path) if path.is_file() else None
+            path = self.folder / f"{family}_{npus}.txt" if self.folder is not None else None
+            self.known[family, npus] = load(path) if path is not None and path.is_file() else None
+        return self.known[family, npus]
 
 
 def _case(case: tuple[Any, ...], part: pd.DataFrame, network: Topology, seeds: int) -> dict[str, Any]:

@@ -1,0 +1,333 @@
+"""Near-optimal all-gather, reduce-scatter, broadcast and reduce on any topology."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dse.collective.bounds import require_connected
+from dse.collective.gather.matching import Moves, matched
+from dse.collective.gather.reverse import reversed_schedule
+from dse.collective.gather.symmetry import Symmetry, symmetry, translated, trivial
+from dse.collective.gather.trees import packed
+from dse.collective.maxflow import distances, worst_cut
+from dse.collective.schedule import Schedule, whole_chunks
+from dse.collective.topology import Floats, Ints, Topology
+from dse.errors import Fault, SpecError
+
+PerShard = int | Literal["auto"]
+NEAR = 1.002  # times the bound of the nodes' links: not improved further
+FINEST = 64  # chunks of a shard
+FINEST_ROOTED = 1024  # chunks of what a root sends
+SECONDS = 0.3  # spent improving at 512 NPUs, and in proportion to the transfers elsewhere
+LEAST_SECONDS = 0.05
+SINKS = 8  # members whose cuts are looked at
+
+
+def all_gather(
+    topology: Topology,
+    nbytes: float,
+    *,
+    members: ArrayLike | None = None,
+    per_shard: PerShard = "auto",
+    seeds: int = 4,
+    deadline: float | None = None,
+) -> Schedule:
+    """Every member gets the shards of all.
+
+    Where translations leave the network as it is, one NPU's schedule serves all. Chunks are matched to links as time
+    goes on, or travel on packed trees where there are switches or NPUs that take no part; the best is kept.
+
+    Args:
+        topology: the network.
+        nbytes: the whole result.
+        members: NPUs that take part, ascending; the others only pass on. None: all.
+        per_shard: chunks a shard is cut into; ``"auto"``: a few numbers are tried.
+        seeds: tries of what is random.
+        deadline: seconds after which no further try begins. None: some tenths of a second at 512 NPUs.
+
+    Raises:
+        SpecError: bad input, or members that cannot reach each other.
+    """
+    return _Search(topology, "all_gather", nbytes, members, None, per_shard, seeds, deadline).best()
+
+
+def reduce_scatter(
+    topology: Topology,
+    nbytes: float,
+    *,
+    members: ArrayLike | None = None,
+    per_shard: PerShard = "auto",
+    seeds: int = 4,
+    deadline: float | None = None,
+) -> Schedule:
+    """Every member gets its shard of the sum of all inputs, ``nbytes`` each: an all-gather on the network turned round."""
+    found = _Search(topology.reverse(), "all_gather", nbytes, members, None, per_shard, seeds, deadline).best()
+    return reversed_schedule(found, topology)
+
+
+def broadcast(
+    topology: Topology,
+    nbytes: float,
+    root: int,
+    *,
+    members: ArrayLike | None = None,
+    per_shard: PerShard = "auto",
+    seeds: int = 4,
+    deadline: float | None = None,
+) -> Schedule:
+    """Every member gets the root's ``nbytes``, cut into ``per_shard`` chunks; see :func:`all_gather`."""
+    return _Search(topology, "broadcast", nbytes, members, root, per_shard, seeds, deadline).best()
+
+
+def reduce(
+    topology: Topology,
+    nbytes: float,
+    root: int,
+    *,
+    members: ArrayLike | None = None,
+    per_shard: PerShard = "auto",
+    seeds: int = 4,
+    deadline: float | None = None,
+) -> Schedule:
+    """The root gets the sum of all inputs, ``nbytes`` each: a broadcast on the network turned round."""
+    found = _Search(topology.reverse(), "broadcast", nbytes, members, root, per_shard, seeds, deadline).best()
+    return reversed_schedule(found, topology)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Something to try."""
+
+    pieces: int
+    trees: bool
+    limit: float = math.inf
+    samples: int = 1
+    thrift: float = 0.5
+    depth: float = 0.3
+    rounds: int = 1
+    seed: int = 0
+
+
+class _Search:
+    """Plans for one collective, and what has come of them."""
+
+    def __init__(
+        self, topology: Topology, collective: str, nbytes: float, members: ArrayLike | None, root: int | None,
+        per_shard: PerShard, seeds: int, deadline: float | None,
+    ) -> None:  # fmt: skip
+        self.began = time.perf_counter()
+        _check(nbytes, per_shard, seeds)
+        self.topology, self.collective, self.nbytes, self.root = topology, collective, float(nbytes), root
+        given = topology.members if members is None else np.unique(np.asarray(members, np.int64).reshape(-1))
+        require_connected(topology, collective, given, root)
+        self.members, self.per_shard, self.seeds = given, per_shard, seeds
+        everyone = len(given) == len(topology.members) and topology.nodes == topology.npus
+        self.whole = everyone
+        rooted = collective == "broadcast"
+        same = len(given) == topology.npus and not rooted
+        self.symmetry: Symmetry = symmetry(topology) if same else trivial(topology)
+        self.first = np.array([root]) if rooted else (self.symmetry.first if same else given)
+        self.shards = 1 if rooted else len(given)
+        self.unit = self.nbytes / self.shards
+        self.count = self.shards * (len(given) - 1)
+        if deadline is None:
+            deadline = max(SECONDS * (self.count / (512 * 511)), LEAST_SECONDS)
+        self.deadline = self.began + deadline
+        sources = self.first if self.symmetry.size > 1 or rooted else given[:: max(len(given) // 8, 1)]
+        self.sources = sources
+        self._paths: dict[int, float] = {}
+        self._slots: dict[int, float] = {}
+
+    # What the plans are judged by ---------------------------------------------------------------------------------
+    def durations(self, pieces: int) -> Floats:
+        """Seconds a class of links is busy with a chunk, [classes]."""
+        busy = np.zeros(len(self.symmetry.share))
+        busy[self.symmetry.machine] = self.topology.times(self.unit / pieces)
+        return busy * self.symmetry.share
+
+    def path(self, pieces: int) -> float:
+        """Longest shortest path of a chunk from some sources."""
+        if pieces not in self._paths:
+            t = self.topology
+            far = distances(t.nodes, t.src, t.dst, t.times(self.unit / pieces), self.sources)
+            self._paths[pieces] = float(far[:, self.members].max())
+        return self._paths[pieces]
+
+    def slots(self, pieces: int) -> float:
+        """Least time in which the links of each known cut have room for its chunks, each a whole number of them."""
+        if pieces not in self._slots:
+            times = self.topology.times(self.unit / pieces)
+            self._slots[pieces] = max(_fill(times[links], shards * pieces) for links, shards in self.cuts)
+        return self._slots[pieces]
+
+    @cached_property
+    def cuts(self) -> list[tuple[Ints, int]]:
+        """Links and the shards that have to cross them: round the members that are slowest to fill, and a worse cut."""
+        t, into = self.topology, self.topology.incoming
+        demand = np.zeros(t.nodes)
+        demand[self.members if self.root is None else self.root] = 1.0
+        rate = 1 / t.times(self.unit)
+        sinks = self.members[self.members != self.root]
+        sinks = sinks[np.argsort(np.bincount(t.dst, rate, t.nodes)[sinks], kind="stable")]
+        near = [(into.link[into.ptr[v] : into.ptr[v + 1]], self.shards - (self.root is None)) for v in sinks[:4]]
+        few = 1 if self.symmetry.size == t.npus else SINKS
+        some = np.unique(np.concatenate([sinks[: few // 2 + 1], sinks[:: max(len(sinks) // few, 1)]]))
+        start = max(shards / rate[links].sum() for links, shards in near)
+        inside = np.zeros(t.nodes, bool)
+        worst_cut(t.nodes, t.src, t.dst, rate, np.zeros(t.links), demand, some, start, inside)
+        crossing = np.flatnonzero(inside[t.src] & ~inside[t.dst])
+        return [*near, (crossing, int(demand[inside].sum()))] if len(crossing) else near
+
+    def guess(self, pieces: int) -> float:
+        """Time to expect: whole slots, and the last chunk on its way while few links have work."""
+        times = self.topology.times(self.unit / pieces)
+        uneven = times.max() > 1.001 * times.min()
+        if self.whole and self.root is None:
+            return max(self.slots(pieces), self.path(pieces)) + (0.7 * float(np.median(times)) if uneven else 0.0)
+        return self.slots(pieces) + self.path(pieces)
+
+    # Plans --------------------------------------------------------------------------------------------------------
+    def pieces(self) -> list[int]:
+        """Numbers of chunks to try, the most promising first."""
+        if self.per_shard != "auto":
+            return [self.per_shard]
+        per_piece = self.count / self.symmetry.size
+        finest = FINEST_ROOTED if self.root is not None else FINEST
+        most = max(1, min(finest, int(4e5 / max(per_piece, 1)), int(4e6 / max(self.count, 1))))
+        options = [c for c in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024) if c <= most]
+        ranked = sorted(options, key=self.guess)
+        least = self.guess(ranked[0])
+        return [c for c in ranked if self.guess(c) <= 1.05 * least][:4]
+
+    def plans(self) -> Iterator[_Plan]:
+        """What to try, in turn; reads the best so far."""
+        options = self.pieces()
+        even = len(np.unique(self.durations(1))) == 1
+        for turn in range(self.seeds):
+            for c in options:
+                if self.whole:
+                    if even or turn > 0:
+                        yield _Plan(c, False, seed=turn)
+                    for share in (0.3, 0.7):
+                        low = max(self.slots(c), self.path(c))
+                        high = min(self.time, 1.3 * low)
+                        yield _Plan(c, False, low + share * max(high - low, 0), 16, (0.3, 1.0)[turn % 2], seed=turn)
+                if not self.whole or self.root is not None:
+                    for depth in (0.3, 0.05, 1.0):
+                        yield _Plan(c, True, depth=depth, rounds=1 + turn, seed=turn)
+                elif turn == 1:
+                    yield _Plan(c, True, seed=turn)
+
+    def best(self) -> Schedule:
+        """The quickest schedule found in time."""
+        self.time = math.inf
+        if len(self.members) < 2:
+            none = np.empty(0, np.int32)
+            self.time = 0.0
+            return self.schedule(_Plan(1, False), Moves(none, none, np.empty(0), none, 0.0))
+        found = None
+        for plan in self.plans():
+            if found is not None and time.perf_counter() > self.deadline:
+                break
+            moves = self.tried(plan)
+            if moves is not None and moves.time < self.time * (1 - 1e-9):
+                self.time, found = moves.time, (plan, moves)
+                if moves.time <= NEAR * self.floor:
+                    break
+        return self.schedule(*found)
+
+    @property
+    def floor(self) -> float:
+        """What the plans' chunks cannot beat."""
+        return min(max(self.slots(c), self.path(c)) for c in self._slots)
+
+    def tried(self, plan: _Plan) -> Moves | None:
+        roots, duration = np.repeat(self.first, plan.pieces), self.durations(plan.pieces)
+        if plan.trees:
+            args = (plan.depth, plan.rounds, plan.seed)
+            return packed(self.topology, self.symmetry.machine, duration, roots, self.members, *args)
+        args = (plan.limit, plan.samples, plan.thrift, plan.seed)
+        moves = matched(self.topology, self.symmetry.machine, duration, roots, len(self.members), *args)
+        return moves if len(moves.chunk) == len(roots) * (len(self.members) - 1) else None
+
+    def schedule(self, plan: _Plan, moves: Moves) -> Schedule:
+        """All transfers of a plan's: each translation's, in the order of their starts."""
+        topology, sym, pieces = self.topology, self.symmetry, plan.pieces
+        chunks = whole_chunks(self.collective, self.nbytes, self.members, pieces, self.root)
+        order = np.argsort(moves.start, kind="stable")
+        chunk, link, start = moves.chunk[order], moves.link[order], moves.start[order]
+        index = np.zeros(topology.npus, np.int32)
+        index[self.members] = np.arange(len(self.members), dtype=np.int32)
+        owner = np.repeat(self.first, pieces)[chunk]
+        copies = sym.size
+        along = translated(sym, link, sym.link).T
+        place = 0 if self.root is not None else index[translated(sym, owner, sym.node).T] * pieces
+        number = place + (chunk % pieces if self.root is None else chunk)[:, None].astype(np.int32)
+        begin = np.repeat(start[:, None], copies, axis=1)
+        seconds = topology.times(self.unit / pieces)
+        shared = np.flatnonzero(sym.share[sym.machine[link]] > 1)
+        if shared.size:
+            begin[shared] += _turn(along[shared]) * seconds[link[shared]][:, None]
+        passes = None
+        if topology.nodes > topology.npus and (moves.past >= 0).any():
+            place = np.empty(len(order), np.int64)
+            place[order] = np.arange(len(order))
+            past = np.where(moves.past[order] >= 0, place[moves.past[order]], -1)
+            past[topology.src[link] < topology.npus] = -1
+            passes = np.where(past[:, None] >= 0, past[:, None] * copies + np.arange(copies), -1).astype(np.int32).ravel()
+        along, begin = np.ascontiguousarray(along, np.int32).ravel(), begin.ravel()
+        how = "trees" if plan.trees else "matching"
+        notes = {"per_shard": pieces, "translations": copies, "seed": plan.seed, "synthesis_s": time.perf_counter() - self.began}
+        return Schedule(
+            topology, self.collective, self.nbytes, self.members, chunks, np.ascontiguousarray(number, np.int32).ravel(),
+            along, begin, begin + seconds[along], np.zeros(len(along), bool), self.root, None,
+            f"synthesized ({how})", notes, passes,
+        )  # fmt: skip
+
+
+def _turn(links: Ints) -> Ints:
+    """How many before it in its row are the same, [rows, columns]."""
+    order = np.argsort(links, axis=1, kind="stable")
+    there = np.take_along_axis(links, order, axis=1)
+    column = np.broadcast_to(np.arange(links.shape[1]), links.shape)
+    new = np.ones(links.shape, bool)
+    new[:, 1:] = there[:, 1:] != there[:, :-1]
+    rank = column - np.maximum.accumulate(np.where(new, column, 0), axis=1)
+    found = np.empty_like(rank)
+    np.put_along_axis(found, order, rank, axis=1)
+    return found
+
+
+def _fill(times: Floats, need: int) -> float:
+    """Least T with at least ``need`` whole chunks in all, by links that take ``times`` each."""
+    if not len(times) or need <= 0:
+        return 0.0
+    low = need / (1 / times).sum()
+    ends = np.unique(np.concatenate([np.ceil(low / times * (1 - 1e-12)) * times, low + times * 0]))
+    for _ in range(64):
+        for end in ends[ends >= low * (1 - 1e-12)]:
+            if np.floor(end / times * (1 + 1e-12)).sum() >= need:
+                return float(end)
+        low = float(ends[-1])
+        ends = np.unique((np.floor(low / times * (1 + 1e-12)) + 1) * times)
+    return low
+
+
+def _check(nbytes: float, per_shard: PerShard, seeds: int) -> None:
+    faults = []
+    if not (nbytes > 0 and math.isfinite(nbytes)):
+        faults.append(Fault("bytes", str(nbytes), "must be more than 0, and finite"))
+    if per_shard != "auto" and not (isinstance(per_shard, int | np.integer) and per_shard >= 1):
+        faults.append(Fault("chunks", str(per_shard)[:40], "must be auto, or a whole number from 1"))
+    if not seeds >= 1:
+        faults.append(Fault("seeds", str(seeds), "must be at least 1"))
+    if faults:
+        raise SpecError(faults)
