@@ -187,7 +187,7 @@ def _justified(ptr: Ints, link: Ints, busy: Floats, took: Floats, start: Floats,
     hops, links = np.diff(ptr), len(busy)
     back_ptr, back_link, back_took = np.append(0, np.cumsum(hops[::-1])), link[::-1].copy(), took[::-1]
     kept, best = start, float((start + took).max())
-    for _ in range(3):
+    for _ in range(3 if len(link) < MANY_HOPS // 2 else 1):
         if best <= NEAR * load:
             break
         before = best

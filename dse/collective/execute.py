@@ -13,7 +13,6 @@ from dse.collective.topology import Ints
 from dse.errors import Fault, SpecError
 
 Array = NDArray[Any]
-REDUCING = ("all_reduce", "reduce_scatter", "reduce")
 
 
 class Layout(NamedTuple):

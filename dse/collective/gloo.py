@@ -48,27 +48,34 @@ def collective(schedule: Schedule, tensor: torch.Tensor, group: Any = None) -> t
     passed_on = {j for j in came if j >= 0}
     pending = {}
     for i in range(schedule.transfers):
-        if destination[i] == rank:
+        if destination[i] == rank != source[first[i]]:
             buffer = torch.empty(_length(share.at, chunk[i]), dtype=tensor.dtype)
             peer = _global(dist, group, source[first[i]])
             pending[i] = (buffer, dist.irecv(buffer, peer, group=group, tag=i))
     sent, load = [], {}
+    back = {}  # what a switch sends back to where it came from
     transfer, starts = events(schedule)
     for i, begins in zip(transfer.tolist(), starts.tolist(), strict=True):
         if begins and source[i] == rank:
             data = load.pop(came[i]) if came[i] >= 0 else share.send(i, chunk[i], rank)
             last = goes[i]
-            if last >= 0:  # -1: it ends in a switch
+            if last >= 0 and destination[last] == rank:
+                back[last] = data
+            elif last >= 0:  # -1: it ends in a switch
                 buffer = torch.from_numpy(np.ascontiguousarray(data).copy())
                 peer = _global(dist, group, destination[last])
                 sent.append((buffer, dist.isend(buffer, peer, group=group, tag=last)))
         elif not begins and destination[i] == rank:
-            buffer, work = pending.pop(i)
-            work.wait()
-            if i in passed_on:
-                load[i] = buffer.numpy()
+            if i in back:
+                data = back.pop(i)
             else:
-                share.receive(chunk[i], rank, buffer.numpy(), reduce[i])
+                buffer, work = pending.pop(i)
+                work.wait()
+                data = buffer.numpy()
+            if i in passed_on:
+                load[i] = data
+            else:
+                share.receive(chunk[i], rank, data, reduce[i])
     for _, work in sent:
         work.wait()
     found = share.result(rank) if rank in members else None
@@ -112,4 +119,3 @@ def _ways(schedule: Schedule) -> tuple[list[int], list[int], list[int]]:
         if destination[i] < npus:
             goes[first[i]] = i
     return came, goes, first
-

@@ -307,18 +307,17 @@ def _known(task: Task, name: str) -> Schedule | None:
     """A library algorithm, where this network and group have it."""
     from dse.collective import library
 
-    per_shard = 1 if task.chunks == "auto" else task.chunks
     try:
         return library.LIBRARY[name](
-            task.topology, task.collective, task.nbytes, members=task.members, root=task.root, per_shard=per_shard
+            task.topology, task.collective, task.nbytes, members=task.members, root=task.root, per_shard=task.chunks
         )
     except SpecError:
         return None
 
 
 def _finished(made: Schedule | None, merge: bool) -> Schedule | None:
-    if made is None or not merge:
-        return made
+    if made is None or not merge:  # several chunks in a message are for merging only: they pay one latency
+        return made if made is None or made.message is None else None
     from dse.collective.merge import merged
 
     return merged(made)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAMES = {"AllGather": "all_gather", "ReduceScatter": "reduce_scatter", "AllReduce": "all_reduce"}
 NEEDED = ("family", "n_npus", "collective", "total_bytes", "tacos_time_us")
+ROUNDED = 2e-5  # recorded times have six digits
 CASE = ["family", "n_npus", "collective", "total_bytes"]
 Report = Callable[[int, int], object]
 
@@ -40,7 +41,7 @@ class Agreement:
             "skipped": self.skipped,
             "valid": bool(table["valid"].all()) if len(table) else True,
             "below_bound": int(table["below_bound"].sum()) if len(table) else 0,
-            "slower_than_tacos": _names(table[table["to_tacos"] > 1 + 1e-9]) if len(table) else [],
+            "slower_than_tacos": _names(table[table["to_tacos"] > 1 + ROUNDED]) if len(table) else [],
             "largest_bound_difference": _largest(table["bound_difference"]) if len(table) else None,
         }
         for (collective, nbytes), part in table.groupby(["collective", "total_bytes"]) if len(table) else ():

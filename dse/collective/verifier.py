@@ -14,7 +14,6 @@ from dse.collective.topology import Floats, Ints
 from dse.errors import Fault, SpecError
 
 FEW = 5  # faults of a kind that are told in full
-REDUCING = ("all_reduce", "reduce_scatter", "reduce")
 
 
 @dataclass(frozen=True)

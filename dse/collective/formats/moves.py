@@ -23,21 +23,25 @@ class Moves(NamedTuple):
     Attributes:
         chunk: its number.
         src, dst: ranks, that is places in the members.
+        link: of its first hop.
         start, end: seconds, of the first hop and the last.
         reduce: whether the receiver adds.
         passes: the move whose load it passes on, -1: what the source holds.
         passed: whether another move passes on its load, and the receiver keeps nothing.
+        message: moves of a pair of ranks with the same number set out as one message.
         lane: of all moves of a pair of ranks; those of one lane end in the order in which they start.
     """
 
     chunk: Ints
     src: Ints
     dst: Ints
+    link: Ints
     start: Floats
     end: Floats
     reduce: np.ndarray
     passes: Ints
     passed: np.ndarray
+    message: Ints
     lane: Ints
 
 
@@ -62,6 +66,12 @@ def moves_of(schedule: Schedule) -> Moves:
     last = np.flatnonzero(destination < npus)
     last = last[np.lexsort((schedule.end[last], schedule.start[first[last]]))]
     head = first[last]
+    back = source[head] == destination[last]  # a copy that a switch has sent back to where it came from: nothing new
+    on = np.zeros(count, bool)
+    on[came[came >= 0]] = True
+    if (back & (on[last] | schedule.reduce[last])).any():
+        raise fault("schedule", f"NPU {source[head][back][0]}", "uses what it has sent to itself through a switch")
+    last, head = last[~back], head[~back]
     rank = np.full(npus, -1)
     rank[schedule.members] = np.arange(len(schedule.members))
     src, dst = rank[source[head]], rank[destination[last]]
@@ -73,8 +83,11 @@ def moves_of(schedule: Schedule) -> Moves:
     passes = np.where(came[head] >= 0, number[came[head]], -1)
     passed = np.zeros(len(last), bool)
     passed[passes[passes >= 0]] = True
-    chunk, start, end = schedule.chunk[last].astype(np.int64), schedule.start[head], schedule.end[last]
-    return Moves(chunk, src, dst, start, end, schedule.reduce[last], passes, passed, _lanes(src, dst, end))
+    chunk, link = schedule.chunk[last].astype(np.int64), schedule.link[head].astype(np.int64)
+    start, end = schedule.start[head], schedule.end[last]
+    message = head if schedule.message is None else schedule.message[head].astype(np.int64)
+    reduce, lane = schedule.reduce[last], _lanes(src, dst, end)
+    return Moves(chunk, src, dst, link, start, end, reduce, passes, passed, message, lane)
 
 
 def _lanes(src: Ints, dst: Ints, end: Floats) -> Ints:
@@ -126,22 +139,27 @@ class Slot(NamedTuple):
     count: int
 
 
+NOWHERE = Slot("", 0, 0)
+
+
 class Op(NamedTuple):
     """Something a rank does.
 
     Attributes:
         kind: "send" a slot; "recv" into a slot; "recv add": what comes and ``src`` together into ``dst``; "copy" and
             "add" from slot to slot of the rank itself.
+        chunk: that it is about, -1: the block that an NPU of an all-to-all keeps.
         move: that it is an end of, -1 for none.
-        src, dst: the slots it reads and writes, None for none.
+        src, dst: the slots it reads and writes, ``NOWHERE`` for none.
         after: operations of the rank that must be done before.
     """
 
     rank: int
     kind: str
+    chunk: int
     move: int
-    src: Slot | None
-    dst: Slot | None
+    src: Slot
+    dst: Slot
     after: tuple[int, ...]
 
 
@@ -221,20 +239,20 @@ class _Builder:
             c = chunk[i]
             if k >= count:
                 slot = self.passing.pop(int(m.passes[i])) if m.passes[i] >= 0 else self._held(c, src[i], i)
-                self._op(src[i], "send", i, slot, None)
+                self._op(src[i], "send", c, i, slot, NOWHERE)
                 continue
             r = dst[i]
             if m.passed[i]:
                 self.passing[i] = self._scratch(r, c)
-                self._op(r, "recv", i, None, self.passing[i])
+                self._op(r, "recv", c, i, NOWHERE, self.passing[i])
                 continue
             old = self.at.get((c, r))
             if m.reduce[i] and old is not None:
                 home = self._scratch_of(c, r, old) if plain[c, r] else self._home(c, r)
-                self._op(r, "recv add", i, old, home)
+                self._op(r, "recv add", c, i, old, home)
             else:
                 home = self._home(c, r)
-                self._op(r, "recv", i, None, home)
+                self._op(r, "recv", c, i, NOWHERE, home)
             self.at[c, r] = home
         self._finish()
         output = self.shard if self.s.collective == "reduce_scatter" else self.units.total
@@ -250,15 +268,15 @@ class _Builder:
                 if held is None:
                     raise fault("schedule", f"chunk {c}", f"never comes to rank {r}")
                 if self.apart:
-                    self._op(r, "add" if (r, out.first) in whole else "copy", -1, held, out)
+                    self._op(r, "add" if (r, out.first) in whole else "copy", c, -1, held, out)
                     whole.add((r, out.first))
                 elif held != out:
-                    self._op(r, "copy", -1, held, out)
+                    self._op(r, "copy", c, -1, held, out)
         if self.s.collective == "all_to_all":
             for r in range(self.n):
                 own = Slot("i", r * self.shard, self.shard)
                 if not any(o == t == r for o, t in zip(self.origin, self.target, strict=True)):
-                    self._op(r, "copy", -1, own, Slot("o", own.first, own.count))
+                    self._op(r, "copy", -1, -1, own, Slot("o", own.first, own.count))
 
     def _held(self, c: int, r: int, move: int) -> Slot:
         if (c, r) not in self.at:
@@ -292,20 +310,20 @@ class _Builder:
         self.scratch[r] += slot.count
         return slot
 
-    def _op(self, rank: int, kind: str, move: int, src: Slot | None, dst: Slot | None) -> None:
+    def _op(self, rank: int, kind: str, chunk: int, move: int, src: Slot, dst: Slot) -> None:
         number = len(self.ops)
         after: list[int] = []
-        reads = [slot for slot in (src, dst if kind == "add" else None) if slot is not None]
+        reads = [slot for slot in (src, dst if kind == "add" else NOWHERE) if slot.buffer]
         for slot in reads:
             key = (rank, slot.buffer, slot.first)
             after += [self.wrote[key]] if key in self.wrote else []
             self.read.setdefault(key, []).append(number)
-        if dst is not None:
+        if dst.buffer:
             key = (rank, dst.buffer, dst.first)
             after += [self.wrote[key]] if key in self.wrote else []
             after += self.read.get(key, [])
             self.wrote[key], self.read[key] = number, []
-        self.ops.append(Op(rank, kind, move, src, dst, tuple(sorted({k for k in after if k != number}))))
+        self.ops.append(Op(rank, kind, chunk, move, src, dst, tuple(sorted({k for k in after if k != number}))))
 
 
 def by_rank(ops: Iterable[Op], ranks: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""MSCCL XML: what the MSCCL and RCCL runtimes execute. Rules and limits as its parser (microsoft/msccl, 0.7) has them."""
+"""MSCCL XML: what the MSCCL and RCCL runtimes execute. Rules and limits are those of the parser in microsoft/msccl."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import quoteattr
 
-from dse.collective.formats.moves import Op, Program, Slot, by_rank, fault, program
+from dse.collective.formats.joined import joined
+from dse.collective.formats.moves import NOWHERE, Op, Program, Slot, by_rank, fault, program
 from dse.collective.schedule import EVERYONE, Schedule
 
 COLLECTIVES = {
@@ -82,7 +83,7 @@ def lines(
         raise fault("max_bytes", max_bytes, f"must be at least min_bytes, {min_bytes}, which is at least 0")
     if inplace is None:
         inplace = schedule.collective == "all_reduce" and bool((schedule.chunks.origin == EVERYONE).all())
-    made = program(schedule, inplace)
+    made = joined(program(schedule, inplace), COUNT)
     gpus = _blocks(made, len(schedule.members))
     channels = 1 + max((block.channel for blocks in gpus for block in blocks), default=0)
     title = name or f"{schedule.collective} by {schedule.algorithm or 'dse'}"
@@ -114,9 +115,9 @@ def _blocks(made: Program, ranks: int) -> list[list[_Block]]:
     gpus: list[list[_Block]] = [[] for _ in range(ranks)]
     used = _Channels(ranks)
     place: dict[int, tuple[_Block, int]] = {}  # last step of each operation
+    segment = _segments(made)
     homes = {op.move: op.dst for op in made.ops if op.kind.startswith("recv")}
     left = {op.move: op.src for op in made.ops if op.kind == "send"}
-    segment = _segments(made)
     connection: dict[tuple[int, int, int], tuple[_Block, _Block]] = {}
 
     def block(rank: int, send: int, recv: int, channel: int) -> _Block:
@@ -125,7 +126,7 @@ def _blocks(made: Program, ranks: int) -> list[list[_Block]]:
         gpus[rank].append(_Block(len(gpus[rank]), send, recv, channel))
         return gpus[rank][-1]
 
-    for move, key in enumerate(segment):
+    for key in segment.values():
         if key not in connection:
             u, v, _ = key
             channel = used.take(u, v)
@@ -140,13 +141,13 @@ def _blocks(made: Program, ranks: int) -> list[list[_Block]]:
                 at = local.get(op.rank) or local.setdefault(op.rank, block(op.rank, -1, -1, 0))
                 if len(at.steps) + _steps(op) > STEPS:
                     at = local[op.rank] = block(op.rank, -1, -1, 0)
-            peer = homes[op.move] if op.kind == "send" else left[op.move] if op.move >= 0 else None
+            peer = homes[op.move] if op.kind == "send" else left.get(op.move, NOWHERE)
             _append(at, op, peer, [place[k] for k in op.after])
             place[number] = at, len(at.steps) - 1
     return gpus
 
 
-def _append(block: _Block, op: Op, peer: Slot | None, after: list[tuple[_Block, int]]) -> None:
+def _append(block: _Block, op: Op, peer: Slot, after: list[tuple[_Block, int]]) -> None:
     """The steps of an operation, after a ``nop`` for each thread block but one that it waits for."""
     latest: dict[int, int] = {}
     for other, step in after:
@@ -156,8 +157,7 @@ def _append(block: _Block, op: Op, peer: Slot | None, after: list[tuple[_Block, 
     for on in waits[:-1]:
         block.steps.append(_Step("nop", Slot("i", 0, 0), Slot("i", 0, 0), [on]))
     kind = {"send": "s", "recv": "r", "recv add": "rrc", "copy": "cpy", "add": "re"}[op.kind]
-    src, dst = op.src or peer, op.dst or peer
-    assert src is not None and dst is not None  # noqa: S101 - each end of a move has the other end's slot
+    src, dst = (slot if slot.buffer else peer for slot in (op.src, op.dst))
     for done in range(0, src.count, COUNT):
         size = min(COUNT, src.count - done)
         pieces = Slot(src.buffer, src.first + done, size), Slot(dst.buffer, dst.first + done, size)
@@ -166,11 +166,10 @@ def _append(block: _Block, op: Op, peer: Slot | None, after: list[tuple[_Block, 
 
 def _steps(op: Op) -> int:
     """Steps that an operation takes at most."""
-    slot = op.src or op.dst
-    return -(-(slot.count if slot else 0) // COUNT) + max(len(op.after) - 1, 0)
+    return -(-max(op.src.count, op.dst.count) // COUNT) + max(len(op.after) - 1, 0)
 
 
-def _segments(made: Program) -> list[tuple[int, int, int]]:
+def _segments(made: Program) -> dict[int, tuple[int, int, int]]:
     """The pair of ranks of each move, and a number of its own for every ``STEPS`` steps at either end."""
     ends: dict[int, list[int]] = {}
     for op in made.ops:
@@ -178,9 +177,11 @@ def _segments(made: Program) -> list[tuple[int, int, int]]:
             ends.setdefault(op.move, [0, 0])[op.kind != "send"] = _steps(op)
     open_: dict[tuple[int, int, int], tuple[int, list[int]]] = {}
     count: dict[tuple[int, int], int] = {}
-    found = []
+    found = {}
     m = made.moves
     for i, (u, v, lane) in enumerate(zip(m.src.tolist(), m.dst.tolist(), m.lane.tolist(), strict=True)):
+        if i not in ends:
+            continue  # another move stands for it
         number, total = open_.get((u, v, lane), (-1, [STEPS, STEPS]))
         if max(ends[i]) > STEPS:
             raise fault("steps", f"move {i}", f"takes {max(ends[i])} steps, more than the {STEPS} of a thread block")
@@ -188,7 +189,7 @@ def _segments(made: Program) -> list[tuple[int, int, int]]:
             number, total = count.get((u, v), 0), [0, 0]
             count[u, v] = number + 1
         open_[u, v, lane] = number, [a + b for a, b in zip(total, ends[i], strict=True)]
-        found.append((u, v, number))
+        found[i] = u, v, number
     return found
 
 

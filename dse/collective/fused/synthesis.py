@@ -20,6 +20,7 @@ NEAR = 1.01  # a schedule this near what its trees' bytes need is left alone
 WORK = 5_000_000  # tasks put in time, over all tries, where no deadline says otherwise
 MOST = 1_300_000  # tasks of one schedule
 SPREAD = 0.8  # share of the time over which the chunks start one after another
+PATIENT = 10.0  # seconds that leave room for schedules twice as large
 CENTRAL = 0.35  # share of the members that roots are taken from
 MU = ((1.0, 10.0), (0.3, 3.0))  # prices on depth: tried first, and later on
 
@@ -51,9 +52,13 @@ def all_reduce(
         SpecError: members that cannot reach each other, or bad input.
     """
     who = topology.members if members is None else np.unique(np.asarray(members, np.int64).reshape(-1))
-    if len(who) == 0 or not (nbytes > 0 and math.isfinite(nbytes)):
-        name, value = ("members", "") if len(who) == 0 else ("bytes", str(nbytes))
-        raise SpecError([Fault(name, value, "must be at least one NPU" if len(who) == 0 else "must be more than 0")])
+    strangers = np.setdiff1d(who, topology.members)
+    if len(who) == 0 or len(strangers):
+        raise SpecError([Fault("members", str(strangers[:5]), "must be at least one NPU, and only such as work")])
+    if not (nbytes > 0 and math.isfinite(nbytes)):
+        raise SpecError([Fault("bytes", str(nbytes), "must be more than 0, and finite")])
+    if chunks != "auto" and chunks < 1:
+        raise SpecError([Fault("chunks", str(chunks), "must be auto, or at least 1")])
     if len(who) == 1:
         return _schedule(topology, nbytes, who, None)
     search = Search(topology, nbytes, who, max(seeds, 1), deadline)
@@ -97,8 +102,10 @@ class Search:
         self.central, self.far = centre(topology, members, nbytes)
         square = len(members) ** 2
         self.most = max(1, max(MOST, min(4 * square, 3 * MOST), square) // (2 * len(members) - 2))
+        if deadline is not None and deadline >= PATIENT:
+            self.most *= 2
         self.until = math.inf if deadline is None else time.monotonic() + deadline
-        self.left = max(WORK, min(14 * square, 7 * WORK)) if deadline is None else math.inf
+        self.left = max(WORK, min(10 * square, 6 * WORK)) if deadline is None else math.inf
         self.best: Found | None = None
         self.other: Schedule | None = None  # made otherwise
         self.least = halves.least(topology, nbytes, members)

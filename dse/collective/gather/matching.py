@@ -18,7 +18,9 @@ from dse.collective.heaps import put, take
 from dse.collective.topology import Floats, Ints, Topology
 
 NOISE = 0.2  # of a score: breaks ties, and makes seeds differ
+THRIFT = 0.3  # weight in a score of the rate at which other links could bring the chunk, against that of the link
 LISTED = 40_000_000  # candidates listed at most; in denser problems links look for them
+SHORT = 1023  # candidates of a class beyond which it counts as no better off
 DENSE = 64  # links at a node from which on scores cost more than they bring
 
 
@@ -33,9 +35,8 @@ class Moves(NamedTuple):
 
 
 def matched(
-    topology: Topology, machine: Ints, duration: Floats, roots: Ints, need: int, limit: float, samples: int, thrift: float,
-    seed: int,
-) -> Moves:  # fmt: skip
+    topology: Topology, machine: Ints, duration: Floats, roots: Ints, need: int, limit: float, samples: int, seed: int
+) -> Moves:
     """Send each root's chunk to ``need`` nodes (that with links, all of them NPUs).
 
     Args:
@@ -44,40 +45,40 @@ def matched(
         roots: node that holds each chunk at first, [chunks].
         limit: seconds after which nothing ends, if that can be; else it gives way.
         samples: candidates a link looks at; 1: the first, at random.
-        thrift: weight of the work that a transfer takes from other links against what it brings.
     """
     out, into = topology.outgoing, topology.incoming
-    net = (topology.src, topology.dst, out.ptr, out.link, into.ptr, into.link)
+    net = (
+        topology.src, topology.dst, out.ptr, out.link, topology.dst[out.link], machine[out.link],
+        into.ptr, into.link, topology.src[into.link], machine[into.link],
+    )  # fmt: skip
     if topology.links > DENSE * topology.nodes:
         samples = 1
     listed = topology.links * len(roots) <= LISTED
     total = len(roots) * (need - 1)
     chunk, link, start, time = _match(
-        net, machine, duration, roots, topology.nodes, total, limit, samples, thrift, seed, listed
+        net, machine, duration, roots, topology.nodes, total, limit, samples, seed, listed
     )
     return Moves(chunk, link, start, np.full(len(chunk), -1, np.int32), time)
 
 
 @njit(cache=True)
-def _score(k, e, net, machine, duration, held, due, supply, thrift):
-    """Work that a transfer brings to links short of it, less ``thrift`` times what it takes."""
-    src, dst, out_ptr, out_link, in_ptr, in_link = net
+def _score(k, e, net, machine, rate, due, supply, inverse):
+    """Work that a transfer brings to links short of it; less if others can bring the chunk as soon."""
+    _, dst, out_ptr, _, out_node, out_class, in_ptr, in_link, in_node, in_class = net
     v = dst[e]
     gain, loss = 0.0, 0.0
     for q in range(out_ptr[v], out_ptr[v + 1]):
-        f = out_link[q]
-        if not due[dst[f], k]:
-            i = machine[f]
-            gain += 1.0 / (duration[i] * (1 + supply[i]))
+        if not due[out_node[q], k]:
+            i = out_class[q]
+            gain += rate[i] * inverse[min(supply[i], SHORT)]
     for q in range(in_ptr[v], in_ptr[v + 1]):
-        f = in_link[q]
-        if f != e and due[src[f], k]:
-            loss += 1.0 / duration[machine[f]]
-    return gain / (1 + thrift * loss * duration[machine[e]]) * (1 + NOISE * np.random.random())
+        if due[in_node[q], k] and in_link[q] != e:
+            loss += rate[in_class[q]]
+    return gain / (1 + THRIFT * loss / rate[machine[e]]) * (1 + NOISE * np.random.random())
 
 
 @njit(cache=True)
-def _listed(j, base, count, item, along, net, machine, duration, held, due, supply, samples, thrift):
+def _listed(j, base, count, item, along, net, machine, rate, due, supply, inverse, samples):
     """Best of some candidates of class j; those that others have served meanwhile leave its list."""
     dst = net[1]
     best, chosen, first, tried = -np.inf, -1, base[j], 0
@@ -92,7 +93,7 @@ def _listed(j, base, count, item, along, net, machine, duration, held, due, supp
         tried += 1
         if samples == 1:
             return p
-        score = _score(k, e, net, machine, duration, held, due, supply, thrift)
+        score = _score(k, e, net, machine, rate, due, supply, inverse)
         if score > best:
             best, chosen = score, p
     return chosen
@@ -121,9 +122,10 @@ def _give_way(now, limit, duration, supply):
 
 
 @njit(cache=True)
-def _match(net, machine, duration, roots, nodes, total, limit, samples, thrift, seed, listed):
+def _match(net, machine, duration, roots, nodes, total, limit, samples, seed, listed):
     np.random.seed(seed)
-    src, dst, out_ptr, out_link, in_ptr, in_link = net
+    src, dst, out_ptr, out_link, out_node, out_class, in_ptr, _, in_node, in_class = net
+    rate, inverse = 1.0 / duration, 1.0 / (1.0 + np.arange(SHORT + 1))
     chunks, links, classes = len(roots), len(src), len(duration)
     held, due = np.zeros((nodes, chunks), np.bool_), np.zeros((nodes, chunks), np.bool_)
     # Candidates of each class: chunks and the links they would take; ``supply`` counts those still to be served.
@@ -161,7 +163,7 @@ def _match(net, machine, duration, roots, nodes, total, limit, samples, thrift, 
             if used[j] >= 0 or supply[j] == 0 or now + duration[j] > limit:
                 continue
             if listed:
-                p = _listed(j, base, count, item, along, net, machine, duration, held, due, supply, samples, thrift)
+                p = _listed(j, base, count, item, along, net, machine, rate, due, supply, inverse, samples)
                 if p < 0:
                     continue
                 k, e = item[p], along[p]
@@ -173,9 +175,8 @@ def _match(net, machine, duration, roots, nodes, total, limit, samples, thrift, 
             v = dst[e]
             due[v, k] = True
             for r in range(in_ptr[v], in_ptr[v + 1]):
-                f = in_link[r]
-                if held[src[f], k]:
-                    supply[machine[f]] -= 1
+                if held[in_node[r], k]:
+                    supply[in_class[r]] -= 1
             chunk[done], link[done], start[done] = k, e, now
             done += 1
             carried[j], used[j] = k, e
@@ -205,13 +206,12 @@ def _match(net, machine, duration, roots, nodes, total, limit, samples, thrift, 
                 look[looks], marked[j] = j, True
                 looks += 1
             for r in range(out_ptr[v], out_ptr[v + 1]):
-                f = out_link[r]
-                if due[dst[f], k]:
+                if due[out_node[r], k]:
                     continue
-                i = machine[f]
+                i = out_class[r]
                 supply[i] += 1
                 if listed:
-                    item[base[i] + count[i]], along[base[i] + count[i]] = k, f
+                    item[base[i] + count[i]], along[base[i] + count[i]] = k, out_link[r]
                     count[i] += 1
                 if used[i] < 0 and not marked[i]:
                     look[looks], marked[i] = i, True

@@ -23,11 +23,14 @@ from dse.collective.topology import Floats, Ints, Topology
 from dse.errors import Fault, SpecError
 
 PerShard = int | Literal["auto"]
-NEAR = 1.002  # times the bound of the nodes' links: not improved further
+NEAR = 1.002  # times the bound of some cuts: not improved further
+ENOUGH = 1.01  # the same after some plans
+PIECES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 FINEST = 64  # chunks of a shard
-FINEST_ROOTED = 1024  # chunks of what a root sends
+WORK, SIZE = 4e5, 4e6  # transfers planned, and in the schedule, beyond which chunks are not cut finer
+DEPTH = 0.3  # price of distance in trees
 SECONDS = 0.3  # spent improving at 512 NPUs, and in proportion to the transfers elsewhere
-LEAST_SECONDS = 0.05
+LEAST_SECONDS = 0.2
 SINKS = 8  # members whose cuts are looked at
 
 
@@ -108,10 +111,8 @@ class _Plan:
 
     pieces: int
     trees: bool
-    limit: float = math.inf
+    limit: float = math.inf  # of a matching; of trees the price of depth
     samples: int = 1
-    thrift: float = 0.5
-    depth: float = 0.3
     rounds: int = 1
     seed: int = 0
 
@@ -145,6 +146,7 @@ class _Search:
         self.sources = sources
         self._paths: dict[int, float] = {}
         self._slots: dict[int, float] = {}
+        self.found: tuple[_Plan, Moves] | None = None
 
     # What the plans are judged by ---------------------------------------------------------------------------------
     def durations(self, pieces: int) -> Floats:
@@ -196,65 +198,86 @@ class _Search:
 
     # Plans --------------------------------------------------------------------------------------------------------
     def pieces(self) -> list[int]:
-        """Numbers of chunks to try, the most promising first."""
+        """Numbers of chunks to try first, the most promising first."""
         if self.per_shard != "auto":
             return [self.per_shard]
-        per_piece = self.count / self.symmetry.size
-        finest = FINEST_ROOTED if self.root is not None else FINEST
-        most = max(1, min(finest, int(4e5 / max(per_piece, 1)), int(4e6 / max(self.count, 1))))
-        options = [c for c in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024) if c <= most]
-        ranked = sorted(options, key=self.guess)
+        ranked = sorted((c for c in PIECES if c <= self.finest), key=self.guess)
         least = self.guess(ranked[0])
-        return [c for c in ranked if self.guess(c) <= 1.05 * least][:4]
+        return [c for c in ranked if self.guess(c) <= 1.05 * least][:3]
+
+    @cached_property
+    def finest(self) -> int:
+        """Most chunks of a shard: what a schedule may grow to, in work and in size."""
+        if self.per_shard != "auto":
+            return self.per_shard
+        most = min(WORK * self.symmetry.size / self.count, SIZE / self.count)
+        return int(np.clip(most, 1, PIECES[-1] if self.root is not None else FINEST))
+
+    def near(self, pieces: int) -> list[int]:
+        """The same number of chunks, and those about it."""
+        at = PIECES.index(pieces) if pieces in PIECES and self.per_shard == "auto" else None
+        return [pieces] if at is None else [c for c in (PIECES[at : at + 3] + PIECES[at - 1 : at]) if c <= self.finest]
 
     def plans(self) -> Iterator[_Plan]:
-        """What to try, in turn; reads the best so far."""
+        """What to try, in turn: first numbers of chunks, then variations on the best so far."""
         options = self.pieces()
         even = len(np.unique(self.durations(1))) == 1
-        for turn in range(self.seeds):
-            for c in options:
+        samples = 16 if self.count / self.symmetry.size < 1e5 else 6
+        for c in options:
+            if not self.whole or self.root is not None:
+                yield _Plan(c, True)
+            if self.whole:
+                yield _Plan(c, False) if even else _Plan(c, False, self.limit(c, 1.0), samples)
+        for turn in range(1, 4 * self.seeds):
+            for c in self.near(self.found[0].pieces):
                 if self.whole:
-                    if even or turn > 0:
-                        yield _Plan(c, False, seed=turn)
-                    for share in (0.3, 0.7):
-                        low = max(self.slots(c), self.path(c))
-                        high = min(self.time, 1.3 * low)
-                        yield _Plan(c, False, low + share * max(high - low, 0), 16, (0.3, 1.0)[turn % 2], seed=turn)
-                if not self.whole or self.root is not None:
-                    for depth in (0.3, 0.05, 1.0):
-                        yield _Plan(c, True, depth=depth, rounds=1 + turn, seed=turn)
-                elif turn == 1:
-                    yield _Plan(c, True, seed=turn)
+                    yield _Plan(c, False, self.limit(c, (0.6, 1.4, 1.0, 0.3)[turn % 4]), samples, seed=turn)
+                if even and self.whole:
+                    yield _Plan(c, False, seed=turn)
+                if not self.whole or self.symmetry.size > 1 or self.root is not None:
+                    yield _Plan(c, True, (0.05, 1.0, 0.3, 0.0)[turn % 4], rounds=1 + turn, seed=turn)
+
+    def limit(self, pieces: int, slots: float) -> float:
+        """Some slots of the slowest link after what no schedule can beat."""
+        return max(self.slots(pieces), self.path(pieces)) + slots * float(self.durations(pieces).max())
 
     def best(self) -> Schedule:
         """The quickest schedule found in time."""
-        self.time = math.inf
         if len(self.members) < 2:
             none = np.empty(0, np.int32)
-            self.time = 0.0
             return self.schedule(_Plan(1, False), Moves(none, none, np.empty(0), none, 0.0))
-        found = None
+        seen: set[_Plan] = set()
+        pace = {True: 0.0, False: 0.0}  # seconds a transfer, with trees or samples and without
         for plan in self.plans():
-            if found is not None and time.perf_counter() > self.deadline:
-                break
-            moves = self.tried(plan)
-            if moves is not None and moves.time < self.time * (1 - 1e-9):
-                self.time, found = moves.time, (plan, moves)
-                if moves.time <= NEAR * self.floor:
+            slow = plan.trees or plan.samples > 1
+            if plan in seen:
+                continue
+            began = time.perf_counter()
+            work = plan.pieces * (1 + plan.rounds if plan.trees else 1)
+            if self.found is not None and began + pace[slow] * work > self.deadline:
+                if began > self.deadline:
                     break
-        return self.schedule(*found)
+                continue
+            seen.add(plan)
+            moves = self.tried(plan)
+            pace[slow] = (time.perf_counter() - began) / work
+            if moves is not None and (self.found is None or moves.time < self.found[1].time * (1 - 1e-9)):
+                self.found = plan, moves
+            if self.found is not None and self.found[1].time <= (NEAR if len(seen) < 8 else ENOUGH) * self.floor:
+                break
+        return self.schedule(*self.found)
 
     @property
     def floor(self) -> float:
         """What the plans' chunks cannot beat."""
-        return min(max(self.slots(c), self.path(c)) for c in self._slots)
+        return min(max(self.slots(c), self.path(c)) for c in list(self._slots) or self.pieces()[:1])
 
     def tried(self, plan: _Plan) -> Moves | None:
         roots, duration = np.repeat(self.first, plan.pieces), self.durations(plan.pieces)
         if plan.trees:
-            args = (plan.depth, plan.rounds, plan.seed)
+            args = (plan.limit if math.isfinite(plan.limit) else DEPTH, plan.rounds, plan.seed)
             return packed(self.topology, self.symmetry.machine, duration, roots, self.members, *args)
-        args = (plan.limit, plan.samples, plan.thrift, plan.seed)
+        args = (plan.limit, plan.samples, plan.seed)
         moves = matched(self.topology, self.symmetry.machine, duration, roots, len(self.members), *args)
         return moves if len(moves.chunk) == len(roots) * (len(self.members) - 1) else None
 

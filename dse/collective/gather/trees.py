@@ -46,13 +46,14 @@ def packed(
 
 
 @njit(cache=True)
-def _price(e, machine, duration, load, steep):
-    i = machine[e]
-    return duration[i] * np.exp(min(steep * (load[i] + duration[i]), 60.0))
+def _put_on(i, count, duration, load, price, steep):
+    """Change a class's load by some transfers; its price is exponential in what it then carries with one more."""
+    load[i] += count * duration[i]
+    price[i] = duration[i] * np.exp(min(steep * (load[i] + duration[i]), 60.0))
 
 
 @njit(cache=True)
-def _grow(root, need, net, kind, machine, duration, load, steep, depth, nodes, floats, out, up):
+def _grow(root, need, net, kind, machine, duration, load, price, steep, depth, plain, nodes, floats, heap, out, up):
     """One tree into ``out`` and ``up``; loads are updated. Returns the number of its transfers, -1: no way.
 
     ``nodes``: [3, nodes] of work space: task that brings a node the chunk (-1 at the root, -2: not in the tree), the link
@@ -64,13 +65,15 @@ def _grow(root, need, net, kind, machine, duration, load, steep, depth, nodes, f
     label, dist = floats
     task[:], label[:] = -2, np.inf
     task[root], dist[root] = -1, 0.0
-    room = 4 * len(src) + 64
-    when, what, waiting = np.empty(room), np.empty(room, np.int32), 0
+    when, what = heap
+    room, waiting = len(when), 0
     count, left = 0, need - 1
     for q in range(out_ptr[root], out_ptr[root + 1]):
         e = out_link[q]
-        put(when, what, waiting, _price(e, machine, duration, load, steep), e)
+        put(when, what, waiting, price[machine[e]], e)
         waiting += 1
+        if plain:
+            label[dst[e]] = min(label[dst[e]], price[machine[e]])
     while left > 0:
         if waiting == 0:
             return -1
@@ -78,10 +81,12 @@ def _grow(root, need, net, kind, machine, duration, load, steep, depth, nodes, f
         waiting -= 1
         take(when, what, waiting)
         u, v = src[e], dst[e]
-        base = depth * dist[u] if task[u] != -2 else label[u]
-        if task[v] != -2 or base == np.inf:
+        if task[v] != -2:
             continue
-        now = base + _price(e, machine, duration, load, steep)
+        base = depth * dist[u] if task[u] != -2 else label[u]
+        if base == np.inf:
+            continue
+        now = base + price[machine[e]]
         if now > key * (1 + 1e-9):
             put(when, what, waiting, now, e)
             waiting += 1
@@ -95,7 +100,7 @@ def _grow(root, need, net, kind, machine, duration, load, steep, depth, nodes, f
                 for q in range(out_ptr[v], out_ptr[v + 1]):
                     f = out_link[q]
                     if task[dst[f]] == -2:
-                        put(when, what, waiting, now + _price(f, machine, duration, load, steep), f)
+                        put(when, what, waiting, now + price[machine[f]], f)
                         waiting += 1
             continue
         steps = 0
@@ -113,23 +118,28 @@ def _grow(root, need, net, kind, machine, duration, load, steep, depth, nodes, f
             out[count], up[count] = f, last
             last = count
             count += 1
-            load[machine[f]] += duration[machine[f]]
+            _put_on(machine[f], 1, duration, load, price, steep)
             far += duration[machine[f]]
             if kind[x] == 2:
                 continue
             task[x], dist[x] = last, far
             for q in range(out_ptr[x], out_ptr[x + 1]):
                 g = out_link[q]
-                if task[dst[g]] == -2:
-                    put(when, what, waiting, depth * far + _price(g, machine, duration, load, steep), g)
+                y = dst[g]
+                cost = depth * far + price[machine[g]]
+                if task[y] == -2 and not (plain and label[y] <= cost):
+                    put(when, what, waiting, cost, g)
                     waiting += 1
+                    if plain:
+                        label[y] = cost
         left -= 1
-        waiting = _forget(net, kind, machine, duration, load, steep, depth, nodes, floats, way, steps, when, what, waiting)
+        if steps > 0:
+            waiting = _forget(net, kind, machine, price, depth, nodes, floats, way, steps, when, what, waiting)
     return count
 
 
 @njit(cache=True)
-def _forget(net, kind, machine, duration, load, steep, depth, nodes, floats, way, steps, when, what, waiting):
+def _forget(net, kind, machine, price, depth, nodes, floats, way, steps, when, what, waiting):
     """Take the labels of switches on a way that has been taken, and of what was reached through them; offer new ways."""
     src, dst, out_ptr, out_link, in_ptr, in_link = net
     task, via = nodes[0], nodes[1]
@@ -158,7 +168,7 @@ def _forget(net, kind, machine, duration, load, steep, depth, nodes, floats, way
                 u = src[f]
                 if (task[u] != -2 or label[u] < np.inf) and waiting < len(when):
                     base = depth * dist[u] if task[u] != -2 else label[u]
-                    put(when, what, waiting, base + _price(f, machine, duration, load, steep), f)
+                    put(when, what, waiting, base + price[machine[f]], f)
                     waiting += 1
     return waiting
 
@@ -175,21 +185,22 @@ def _pack(net, kind, machine, duration, roots, need, depth, rounds, seed):
     link, up = np.empty((chunks, room), np.int32), np.empty((chunks, room), np.int32)
     size, load = np.zeros(chunks, np.int64), np.zeros(len(duration))
     nodes, floats = np.empty((3, count), np.int64), np.empty((2, count))
-    order = np.random.permutation(chunks)
+    heap = np.empty(4 * len(net[0]) + 64), np.empty(4 * len(net[0]) + 64, np.int32)
+    price, order = np.empty(len(duration)), np.random.permutation(chunks)
+    plain = relays == 0 and len(duration) == len(net[0])  # links are classes of their own: a price holds while it counts
     for turn in range(rounds + 1):
         for i in range(chunks):
             k = order[i]
+            if turn == 0 or i == 0:
+                steep = (2.0 if turn == 0 else 8.0) / (load.max() + duration.max())
+                for j in range(len(duration)):
+                    _put_on(j, 0, duration, load, price, steep)
             for q in range(size[k]):
-                load[machine[link[k, q]]] -= duration[machine[link[k, q]]]
-            steep = 0.0
-            if turn == 0:
-                most = load.max()
-                steep = 2.0 / (most + duration.max())
-            else:
-                steep = 8.0 / load.max()
+                _put_on(machine[link[k, q]], -1, duration, load, price, steep)
             size[k] = _grow(
-                roots[k], need, net, kind, machine, duration, load, steep, depth, nodes, floats, link[k], up[k]
-            )
+                roots[k], need, net, kind, machine, duration, load, price, steep, depth, plain, nodes, floats, heap,
+                link[k], up[k],
+            )  # fmt: skip
             if size[k] < 0:
                 return link, up, size
     return link, up, size
