@@ -7,10 +7,14 @@ import heapq
 import numpy as np
 import pytest
 
+from dse.collective.bounds import bound
+from dse.collective.files import load
 from dse.collective.fused import all_reduce
+from dse.collective.fused.doubling import doubling
 from dse.collective.schedule import EVERYONE, Schedule
 from dse.collective.tasks import list_schedule, successors
 from dse.collective.topology import Topology
+from dse.collective.verifier import verify
 from dse.errors import SpecError
 
 GIB, US = 2.0**30, 1e-6
@@ -202,3 +206,19 @@ def test_list_schedule_keeps_priorities_and_order() -> None:
     assert start.tolist() == [2.0, 0.0, 5.0, 0.0]
     never = list_schedule(link[:1], duration[:1], np.array([1]), np.array([0, 0]), following[:0], np.zeros(1), 1)
     assert np.isnan(never[0])
+
+
+@pytest.mark.parametrize("shape", ["hypercube:16", "torus:4x4", "fully_connected:8", "torus:4x2"])
+def test_recursive_doubling_takes_no_longer_than_the_diameter_for_little_data(shape: str) -> None:
+    network = load(f"{shape},bandwidth=50GiB/s,latency=0.5us")
+    made = doubling(network, 64.0, network.members)
+    assert made is not None and verify(made).valid
+    assert made.time <= 1.01 * bound(network, "all_reduce", 64.0).latency
+    big = doubling(network, 2.0**30, network.members)
+    assert big is not None and verify(big).valid
+
+
+@pytest.mark.parametrize("shape", ["torus:3x3", "mesh:2x4", "ring:8", "switch:4"])
+def test_networks_without_the_links_have_no_recursive_doubling(shape: str) -> None:
+    network = load(shape)
+    assert doubling(network, 64.0, network.members) is None

@@ -172,6 +172,20 @@ def compare(
         typer.echo(f"{line}{row['transfers']:>12,}{row['synthesis_s']:>11.3g}")
 
 
+@app.command()
+def shapes(as_json: AsJson = False) -> None:
+    """Networks that can be named in one line, and what each takes."""
+    from dse.collective.text import AFTER, listing
+
+    rows = listing()
+    if as_json:
+        _tell(rows, as_json=True)
+        return
+    for row in rows:
+        typer.echo(f"{row['shape']:<18}{row['does']}\n{'':<18}{row['takes']}")
+    typer.echo(f"after those of the shape: {', '.join(AFTER)}")
+
+
 def _tell(answer: Any, *, as_json: bool) -> None:
     typer.echo(json.dumps(finite(answer), indent=2) if as_json else str(answer))
 

@@ -104,3 +104,16 @@ def _value(field: str, key: str, kind: str, text: str) -> Any:
         rule = wanted.get(kind, "whole numbers joined by x" if kind == "Dims" else str(error))
         raise fault(field, text, f"must be {rule}" if kind not in ("float", "Rates") else rule) from None
     return text
+
+
+def listing() -> list[dict[str, str]]:
+    """Every shape: its name, what it is, its arguments with their defaults."""
+    rows = []
+    for name, builder in sorted(REGISTRY.items()):
+        takes = [
+            key if p.default is p.empty else f"{key}={p.default}"
+            for key, p in inspect.signature(builder).parameters.items()
+        ]
+        does = (inspect.getdoc(builder) or "").split("\n")[0]
+        rows.append({"shape": name, "does": does, "takes": ", ".join(takes)})
+    return rows

@@ -63,6 +63,9 @@ def one_after_the_other(scatter: Schedule, ahead: Schedule) -> Schedule:
     }
     columns["start"] = np.concatenate([scatter.start, ahead.start + scatter.time])
     columns["end"] = np.concatenate([scatter.end, ahead.end + scatter.time])
+    if scatter.passes is not None or ahead.passes is not None:
+        own = [np.full(half.transfers, -1) if half.passes is None else half.passes for half in (scatter, ahead)]
+        columns["passes"] = np.concatenate([own[0], np.where(own[1] >= 0, own[1] + scatter.transfers, -1)])
     chunks = ahead.chunks._replace(origin=everyone, target=everyone)
     return replace(
         ahead, collective="all_reduce", chunks=chunks, algorithm="reduce-scatter, all-gather", notes=None, **columns

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dse.collective.fused import halves
+from dse.collective.fused.doubling import doubling
 from dse.collective.fused.packing import MEMBER, SWITCH, Network, Trees, network, pack
 from dse.collective.fused.pipeline import Pipeline, finish, in_order, justified, pipeline, staggered
 from dse.collective.schedule import EVERYONE, Chunks, Schedule
@@ -118,6 +119,9 @@ class Search:
     def run(self) -> None:
         """Look for the best number of chunks, then vary the rest."""
         members = len(self.members)
+        steps = doubling(self.topology, self.nbytes, self.members)
+        if steps is not None:
+            self.keep(steps)
         if self.even:
             self.halves("auto")
         if self.even and not self.near():
@@ -318,7 +322,8 @@ def per_chunk(topology: Topology, seconds: Floats, members: int) -> float:
     """Seconds that a chunk keeps the busiest link busy at least, where all nodes are members."""
     least = 2 * (members - 1) / float((1 / seconds).sum())
     for ends in (topology.src, topology.dst):
-        least = max(least, 1 / float(np.bincount(ends, 1 / seconds, topology.nodes)[: topology.npus].min()))
+        rate = np.bincount(ends, 1 / seconds, topology.nodes)[topology.members]
+        least = max(least, 1 / float(rate.min()))
     return least
 
 
