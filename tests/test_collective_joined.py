@@ -344,18 +344,21 @@ def test_collectives_in_a_study(tmp_path):
     known = rows[rows["algorithm"].isin(["ring", "multitree"])].groupby(case)["time"].min()
     best = rows[rows["algorithm"] == "best_known"].set_index(case)["time"]
     np.testing.assert_array_equal(best.sort_index(), known.sort_index())
-    recorded = rows[(rows["network"] == "torus3d_16") & (rows["algorithm"] == "recorded")].set_index("collective")["time"]
+    recorded = rows[(rows["network"] == "torus3d_16") & (rows["algorithm"] == "recorded")]
+    recorded = recorded.set_index("collective")["time"]
     runs = reference_runs()
     runs = runs[(runs["family"] == "torus3d") & (runs["n_npus"] == 16) & (runs["total_bytes"] == 2.0**30)]
     for kind, name in (("all_reduce", "AllReduce"), ("all_gather", "AllGather")):
         assert recorded[kind] * 1e6 == pytest.approx(runs[runs["collective"] == name]["tacos_causal_time_us"].min())
     ours = found.verdicts.set_index("check")["ours"]
-    broken = words[(words["fail"] == 0.2) & (words["algorithm"] == "ring") & (words["collective"] == "all_reduce")]["time"]
+    chosen = (words["fail"] == 0.2) & (words["algorithm"] == "ring") & (words["collective"] == "all_reduce")
+    broken = words["time"][chosen]
     assert ours["geomean"] == pytest.approx(np.exp(np.log(broken).mean()) * 1e3)
     assert ours["p90"] == pytest.approx(np.quantile(broken, 0.9) * 1e3)
     assert ours["gain"] >= 1 and found.ok
     steps = found.simulations["steps"].rows.set_index(["network", "algorithm"])
-    alone = dse.estimate("gpt-1.7b", own_cluster("mesh:2x4", 8, "ring"), {"tp": 8, "pp": 1, "dp": 2, "global_batch": 16})
+    plan = {"tp": 8, "pp": 1, "dp": 2, "global_batch": 16}
+    alone = dse.estimate("gpt-1.7b", own_cluster("mesh:2x4", 8, "ring"), plan)
     assert steps.loc[("mesh", "ring"), "time"] == pytest.approx(float(alone["step_time"]))
     assert list(found.figures) == ["ratios", "spread", "sizes", "bars"]
     assert "| lone |  | 2 |" in (tmp_path / "out" / "report.md").read_text()
@@ -387,8 +390,9 @@ def test_the_shipped_study_is_complete():
     from dse.study.study import load_study
 
     study, _, folder = load_study("tacos")
-    assert {block.id for block in study.collectives} == {"families", "large", "sizes", "training", "robust"}
-    robust = study.collectives[-1].networks[0]
+    ids = [block.id for block in study.collectives]
+    assert ids == ["families", "large", "sizes", "training", "robust", "robust-steps"]
+    robust = next(block for block in study.collectives if block.id == "robust").networks[0]
     assert robust.samples >= 100 and max(robust.fails) == 0.1
     assert all(check.label != "paper" for check in study.simulation_checks)
     assert sorted(path.name for path in folder.glob("clusters/*")) == ["fabric-16.yaml", "fabric.yaml"]

@@ -19,7 +19,7 @@ from dse.errors import SpecError
 from dse.spec import catalogue
 from dse.spec.base import Spec
 from dse.spec.fields import unit_of
-from dse.spec.hardware import Accelerator, Cluster, MemoryTier, Network, NetworkDimension, Node
+from dse.spec.hardware import ON_GRAPHS, Accelerator, Cluster, MemoryTier, Network, NetworkDimension, Node
 from dse.spec.load import read_yaml
 from dse.spec.stack import Stack
 from dse.spec.strategy import PLACEMENTS, Strategy
@@ -91,7 +91,8 @@ def specs(draw: st.DrawFn, cls: type[Spec], most: int = 10**9) -> Spec:
         parts = draw(unique(specs(NetworkDimension)))
         fields["dimensions"] = tuple(p.model_copy(update={"size": p.size or 8}) for p in parts[:-1]) + parts[-1:]
     if cls is NetworkDimension:
-        if fields["topology"] not in ("switch", "fully_connected"):
+        fields["graph"] = ""  # which has to be a network of the dimension's size
+        if fields["topology"] not in ("switch", "fully_connected") or fields["algorithm"] in ON_GRAPHS:
             fields["algorithm"] = "auto"
         fields.update(in_network_reduction=fields["topology"] == "switch" and fields["in_network_reduction"])
     if cls is Node:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def line_of(table: tuple[tuple[float, float], ...]) -> tuple[Line, ...]:
     if len(hull) == 1:
         return (Line(hull[0][1] / hull[0][0], 0.0),) * PIECES
     found = []
-    for one, other in zip(hull, hull[1:], strict=False):
+    for one, other in pairwise(hull):
         slope = max(_slope(one, other), 0.0)
         found.append(Line(slope, max(other[1] - slope * other[0], 0.0)))
     return tuple(found[::-1] + found[:1] * (PIECES - len(found)))
@@ -91,7 +92,9 @@ def sizes_of(network: Topology) -> Floats:
 
 
 @lru_cache(maxsize=32)
-def schedule_of(network: Topology, collective: str, nbytes: float, algorithm: str, members: tuple[int, ...]) -> Schedule:
+def schedule_of(
+    network: Topology, collective: str, nbytes: float, algorithm: str, members: tuple[int, ...]
+) -> Schedule:
     """The merged schedule of an algorithm, kept in this process."""
     if algorithm == OWN:
         from dse.collective import synthesize
@@ -116,9 +119,9 @@ def _made(network: Topology, collective: str, algorithm: str, count: int) -> tup
 def over_sizes(
     topology: Topology | str, collective: str, sizes: Sequence[float], *, merge: bool = True
 ) -> list[dict[str, Any]]:
-    """Time of the synthesized schedule and of every known algorithm at some sizes, for :mod:`dse.view.collective_times`.
+    """Time of the synthesized schedule and of every known algorithm at some sizes.
 
-    Returns rows: size (bytes), algorithm, time and bound (seconds).
+    Returns rows, as :mod:`dse.view.collective_times` draws them: size (bytes), algorithm, time and bound (seconds).
     """
     from dse.collective.files import load
     from dse.collective.synthesis import compared

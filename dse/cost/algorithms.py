@@ -51,6 +51,7 @@ REGISTRY: dict[str, dict[str, Algorithm]] = {
 # In these a device's own share goes from one buffer to another on the device itself.
 WITH_OWN_SHARE = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 PAIRWISE = ("point_to_point", "all_to_all")  # a message from each device to each other
+CLOSED = ("ring", "direct", "halving_doubling", "double_binary_tree")  # that have a formula here
 AUTOMATIC = {"ring": "ring", "torus": "ring", "mesh": "ring", "fully_connected": "direct", "switch": "halving_doubling"}
 
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dse.cost.algorithms import AUTOMATIC, PAIRWISE, REGISTRY, WITH_OWN_SHARE, all_to_all_load, share
+from dse.cost.algorithms import AUTOMATIC, CLOSED, PAIRWISE, REGISTRY, WITH_OWN_SHARE, all_to_all_load, share
 from dse.cost.arrays import Array, select, total, values_of
 from dse.cost.graph import quantity
+from dse.cost.synthesized import PIECES, is_synthesized, on_graph, synthesized
 from dse.errors import Fault, SpecError
 
 LEAST = 1e-6  # of a link's bandwidth that contention leaves
@@ -27,6 +28,7 @@ class Part(NamedTuple):
     work: Array  # the same, and more where the reduction in the switch is slower than sending
     steps: Array  # latencies in a row
     reduced: Array = False  # the switch adds
+    seconds: Array = 0.0  # latencies of links that have their own
 
 
 class Protocol(NamedTuple):
@@ -63,6 +65,7 @@ class Links:
         self._ramps = self._any("ramp") or self._any("in_network_ramp")
         self._copies, self._shared = self._any("own_copy"), self._any("contention")
         self._meshed = any("fully_connected" in values_of(d.topology) for d in self.dimensions)
+        self._pieces = PIECES if any(map(is_synthesized, self.dimensions)) else 1
         self._small = any(dimension.small_efficiency is not None for dimension in self.dimensions)
 
     def _any(self, field: str) -> bool:
@@ -93,15 +96,19 @@ class Links:
                 found.append(self._protocol(kind, group, switched=False))
             if self._small:
                 found.append(self._protocol(kind, group, small=True, switched=False))
+            # A synthesized schedule of smaller sizes for each piece of the curve.
+            found += [self._protocol(kind, group, piece=piece) for piece in range(1, self._pieces)]
             self._rates[kind, group] = tuple(found)
         return self._rates[kind, group]
 
-    def _protocol(self, kind: str, group: str, *, small: bool = False, switched: bool = True) -> Protocol:
+    def _protocol(
+        self, kind: str, group: str, *, small: bool = False, switched: bool = True, piece: int = 0
+    ) -> Protocol:
         busy: list[Array] = []
         fixed: Array = 0.0
         ramp: Array = 0.0
         shares = self.shares[group]
-        parts = self._per_dimension(kind, group, switched=switched)
+        parts = self._per_dimension(kind, group, switched=switched, piece=piece)
         for index, (part, n) in enumerate(zip(parts, shares, strict=True)):
             dimension, work = part.dimension, part.work
             if self._copies and index == 0 and kind in WITH_OWN_SHARE:
@@ -112,7 +119,7 @@ class Links:
                 message = part.load if kind == "point_to_point" else np.greater(n, 1) / math.prod(shares)
                 pair = self._bandwidth(dimension, n) * dimension.pair_efficiency * dimension.loaded
                 busy[-1] = np.fmax(busy[-1], message / pair)
-            fixed = fixed + part.steps * latency + np.where(np.greater(part.load, 0), overhead, 0.0)
+            fixed = fixed + part.seconds + part.steps * latency + np.where(np.greater(part.load, 0), overhead, 0.0)
             if self._ramps:
                 ramp = ramp + 2.0 * np.sqrt(busy[-1] * ramp_of(part, slope))
         whole = self.chunks is None or len(busy) == 1 or kind == "point_to_point"
@@ -134,13 +141,14 @@ class Links:
             rate = rate * np.where(np.logical_and(partial, np.greater(reached, 0)), reached, 1.0)
         return rate
 
-    def _per_dimension(self, kind: str, group: str, *, switched: bool = True) -> list[Part]:
-        """The part of each dimension in a collective, innermost first; ``switched``: switches may add."""
+    def _per_dimension(self, kind: str, group: str, *, switched: bool = True, piece: int = 0) -> list[Part]:
+        """The part of each dimension in a collective, innermost first; ``switched``: switches may add; ``piece``: of
+        the curve of synthesized schedules."""
         shares = self.shares[group]
         if kind == "point_to_point":
             return self._hop(shares)
         if kind == "all_to_all":
-            return self._exchange(shares)
+            return self._exchange(shares, piece)
         rings = self._rings(shares) if self._flat and kind != "broadcast" else None
         result, entering, inside = [], 1.0, 1.0
         for index, (dimension, n) in enumerate(zip(self.dimensions, shares, strict=True)):
@@ -149,7 +157,8 @@ class Links:
             if rings is not None:
                 reduces = np.logical_and(reduces, np.less_equal(rings[index], n))
             load, work, steps, reduced = _dimension_cost(kind, dimension, n, reduces)
-            part = Part(dimension, load * entering, work * entering, steps, reduced)
+            part = synthesized(kind, Part(dimension, load, work, steps, reduced), n, piece)
+            part = part._replace(load=part.load * entering, work=part.work * entering)
             result.append(part if rings is None else _on_ring(kind, part, n, rings[index], inside))
             if kind != "broadcast":
                 entering = entering / n
@@ -169,7 +178,7 @@ class Links:
             rings.append(whole)
         return rings[::-1]
 
-    def _exchange(self, shares: list[Array]) -> list[Part]:
+    def _exchange(self, shares: list[Array], piece: int) -> list[Part]:
         """All-to-all: peers are reached through the outermost dimension in which they differ; on rings, meshes and
         tori every message also travels the inner dimensions, so each carries its own all-to-all of the buffer."""
         everyone: Array = 1.0
@@ -185,7 +194,8 @@ class Links:
                 for name in values_of(dimension.topology)
             }
             load = select(dimension.topology, table)
-            result.append(Part(dimension, load, load, np.minimum(n - 1.0, 1.0)))
+            part = Part(dimension, load, load, np.minimum(n - 1.0, 1.0))
+            result.append(on_graph("all_to_all", part, n, piece))
             inside = inside * n
         return result
 
@@ -226,7 +236,8 @@ def _dimension_cost(kind: str, dimension: Any, n: Array, reduces: Array) -> tupl
     table = REGISTRY[kind]
     loads, steps = {}, {}
     for topology in values_of(dimension.topology):
-        names = {a: a if a != "auto" else AUTOMATIC[topology] for a in values_of(dimension.algorithm)}
+        # What is synthesized, or runs on a graph, is put in its place later.
+        names = {a: a if a in CLOSED else AUTOMATIC[topology] for a in values_of(dimension.algorithm)}
         found = {a: table.get(name, table["halving_doubling"])(n) for a, name in names.items()}
         line = 2.0 if topology == "mesh" else 1.0  # no way around: half the bandwidth
         loads[topology] = line * select(dimension.algorithm, {a: cost[0] for a, cost in found.items()})

@@ -14,6 +14,7 @@ from dse.simulate.collectives import KINDS, demand, phases
 from dse.simulate.schedules import Schedule, Step, compile_steps, steps_of
 from dse.simulate.system import System
 from dse.simulate.topology import Network
+from dse.simulate.wires import OWN, lay_schedule
 from dse.trace.schema import Collective
 
 Ints = NDArray[np.int64]
@@ -21,12 +22,16 @@ Floats = NDArray[np.float64]
 
 
 class Laid(NamedTuple):
-    """A collective as phases on lanes [chunks, phases], their bytes, the lanes' schedules, and the delay before."""
+    """A collective as phases on lanes [chunks, phases], their bytes, the lanes' schedules, and the delay before.
+
+    ``routes`` are the sets of links of the messages; None: the usual way between their ends.
+    """
 
     lane: Ints
     size: Floats
     schedules: list[Schedule]
     delay: float
+    routes: Ints | None = None
 
 
 def lay(network: Network, kind: Collective, ranks: Ints, shares: Floats, size: float) -> Laid:
@@ -48,7 +53,10 @@ def lay(network: Network, kind: Collective, ranks: Ints, shares: Floats, size: f
     if empty or kind == Collective.BARRIER:
         nothing = np.zeros((1, 0))
         return Laid(nothing.astype(np.int64), nothing, [], 0.0 if empty else float(need.fixed[0]))
-    own = (system.algorithms or {}).get(name)
+    own = (system.algorithms or {}).get(name, _synthesized(system, shares))
+    if isinstance(own, str) or hasattr(own, "topology"):
+        schedule, routes = lay_schedule(network, name, ranks, own, size)
+        return _whole(schedule, size, 0.0)._replace(routes=routes)
     if own is not None:
         return _whole(_custom(network, ranks, own, name), size, 0.0)
     besides = float(need.fixed[0] - ways.sum())
@@ -59,6 +67,13 @@ def lay(network: Network, kind: Collective, ranks: Ints, shares: Floats, size: f
     way = phases(int(kind), busy, shares, system, chunks=_cut(system, busy, ways), halved=True)
     rate = np.asarray([d.bandwidth * d.efficiency * d.loaded for d in system.dimensions])
     return Laid(np.searchsorted(lanes, way.dimension), way.busy * rate[way.dimension], schedules, besides)
+
+
+def _synthesized(system: System, shares: Floats) -> str | None:
+    """Whether a dimension that the group spans asks for it."""
+    spanned = (d for d, n in zip(system.dimensions, shares, strict=True) if n > 1)
+    asked = system.graph is None and any(d.algorithm == OWN or d.graph for d in spanned)
+    return OWN if asked else None
 
 
 def _whole(schedule: Schedule, size: float, delay: float) -> Laid:

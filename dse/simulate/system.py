@@ -121,9 +121,12 @@ class System:
         compute_streams, memory_streams: nodes of a kind that a device runs at once (loads and stores apart).
         comm_streams: the same for collectives and sends; None: one for every group, as PyTorch has.
         algorithms: for ``fidelity="flows"``, algorithms of one's own by kind of collective (``all_reduce``, ...): steps
-            (step, from, to, share of the buffer) among the places of a group, which is ascending ranks.
+            (step, from, to, share of the buffer) among the places of a group, which is ascending ranks; a
+            :class:`~dse.collective.Schedule` on the links of the system; or ``"synthesized"``: one that is made for
+            these links and the group. Schedules run by the data they wait for, not step by step.
         graph: for ``fidelity="flows"``, links between ranks (integers) and switches (anything else) instead of those of
-            the dimensions: (from, to, bytes/s, seconds) each, or a NetworkX graph with ``bandwidth`` and ``latency``.
+            the dimensions: (from, to, bytes/s, seconds) each, a :class:`~dse.collective.Topology` whose NPUs are the
+            ranks, or a NetworkX graph with ``bandwidth`` and ``latency``.
     """
 
     dimensions: tuple[Any, ...]
@@ -152,8 +155,10 @@ class System:
             _whole(f"system.{name}", getattr(self, name))
         if self.comm_streams is not None:
             _whole("system.comm_streams", self.comm_streams)
-        for name in self.algorithms or {}:
+        for name, own in (self.algorithms or {}).items():
             _one_of("system.algorithms", name, COLLECTIVES)
+            if isinstance(own, str):
+                _one_of(f"system.algorithms.{name}", own, ("synthesized",))
         for number, device in enumerate(self.devices):
             if np.size(device.links) not in (1, len(self.sizes)):
                 rule = f"must be one number, or one for each of the {len(self.sizes)} dimensions"

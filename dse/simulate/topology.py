@@ -12,6 +12,7 @@ from dse.errors import Fault, SpecError
 from dse.simulate import fold
 from dse.simulate.sets import Sets
 from dse.simulate.system import System
+from dse.simulate.wires import Wires, wires
 
 Ints = NDArray[np.int64]
 LEAST_MESSAGE = 2.0**20  # bytes that the choice of a way on a graph is made for
@@ -27,7 +28,8 @@ class Network:
         )
         self.system, self.sets = system.replace(dimensions=tuple(meshes)), sets
         self._links: dict[Any, int] = {}
-        self._known: dict[tuple[int, int], int] = {}
+        self._known: dict[tuple[Any, Any], int] = {}
+        self._wires: Wires | None = None
         self._graph = _Graph(system.graph, system.ranks) if system.graph is not None else None
 
     def route(self, one: int, other: int) -> int:
@@ -43,6 +45,19 @@ class Network:
     def latency(self, one: int, other: int) -> float:
         """Seconds on the links of a graph; the latency of dimensions is the closed form's."""
         return self._graph.latency(one, other) if self._graph is not None else 0.0
+
+    def wires(self) -> Wires:
+        """All links, as schedules of collectives see them."""
+        if self._wires is None:
+            self._wires = wires(self.system)
+        return self._wires
+
+    def over(self, key: Any, bandwidth: float) -> int:
+        """The set that is one link."""
+        if ("over", key) not in self._known:
+            resource = np.asarray([self._link(key, bandwidth)])
+            self._known["over", key] = int(self.sets.add(np.ones(1, np.int64), resource, np.ones(1, np.int64))[0])
+        return self._known["over", key]
 
     def _link(self, key: Any, bandwidth: float) -> int:
         if key not in self._links:
@@ -149,13 +164,18 @@ class _Graph:
 
 
 def edges_of(graph: Any) -> Iterable[tuple[Any, Any, float, float]]:
-    """(from, to, bytes/s, seconds) of a list of those, or of a NetworkX graph with ``bandwidth`` and ``latency``.
+    """(from, to, bytes/s, seconds) of a list of those, of a :class:`~dse.collective.topology.Topology`, or of a
+    NetworkX graph with ``bandwidth`` and ``latency``.
 
     An undirected graph has each link in both directions.
 
     Raises:
         SpecError: a link without a bandwidth, or of another form.
     """
+    if hasattr(graph, "links"):  # a topology of dse.collective
+        names = [*range(graph.npus), *(f"switch {node}" for node in range(graph.npus, graph.nodes))]
+        columns = (graph.src.tolist(), graph.dst.tolist(), graph.bandwidth.tolist(), graph.latency.tolist())
+        return [(names[a], names[b], rate, delay) for a, b, rate, delay in zip(*columns, strict=True)]
     if not hasattr(graph, "edges"):
         links = [tuple(link) for link in graph]
         for link in links:

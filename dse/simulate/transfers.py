@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dse.errors import Fault, SpecError
 from dse.simulate import fold, prepare, records
 from dse.simulate.collectives import demand, phases
-from dse.simulate.flows import lay
+from dse.simulate.flows import Laid, lay
 from dse.simulate.memory import Accesses
 from dse.simulate.messages import Messages, match
 from dse.simulate.plans import Table, starts
@@ -163,14 +163,17 @@ class _Collectives:
                 ranks = np.sort(groups.of(group))
                 laid = lay(network, Collective(int(kind[o])), ranks, groups.shares[group], float(size[o]))
                 plan = table.add(("flows", *key), laid.lane, laid.size, laid.schedules)
-                routes = [
-                    network.route(int(ranks[a]), int(ranks[b]))
-                    for s in laid.schedules
-                    for a, b in zip(s.source, s.target, strict=True)
-                ]
-                known[key] = plan, laid.delay, np.asarray(routes, np.int64)
+                known[key] = plan, laid.delay, _routes(network, laid, ranks)
             self.plan[o], self.delay[o], routes = known[key]
             self.job_sets.append(routes)
+
+
+def _routes(network: Network, laid: Laid, ranks: Ints) -> Ints:
+    """The set of links of each message."""
+    if laid.routes is not None:
+        return laid.routes
+    ends = [(int(ranks[a]), int(ranks[b])) for s in laid.schedules for a, b in zip(s.source, s.target, strict=True)]
+    return np.asarray([network.route(*pair) for pair in ends], np.int64)
 
 
 class Members(NamedTuple):

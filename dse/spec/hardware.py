@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
+from dse.errors import SpecError
 from dse.spec import catalogue
 from dse.spec.base import Entry, Spec
 from dse.spec.fields import (
@@ -41,7 +42,12 @@ from dse.spec.fields import (
 
 Datatype = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8"]
 Topology = Literal["ring", "fully_connected", "switch", "mesh", "torus"]
-Algorithm = Literal["auto", "ring", "direct", "halving_doubling", "double_binary_tree"]
+Algorithm = Literal[
+    "auto", "ring", "direct", "halving_doubling", "double_binary_tree", "synthesized",
+    "bidirectional_ring", "bruck", "hierarchical", "themis", "multitree",
+]  # fmt: skip
+ON_GRAPHS = ("bidirectional_ring", "bruck", "hierarchical", "themis", "multitree")  # without a closed form here
+ANYWHERE = ("auto", "ring", "direct", "synthesized")
 DAY, YEAR = 86400.0, 365.25 * 86400.0
 
 
@@ -190,6 +196,12 @@ class NetworkDimension(Spec):
         in_network_pull: 1 where a device fetches its share of the sum from the switch and sends it to all (NVLink), so
             that 1 + 1/n of the buffer leaves it; 0 where the switch sends the sum to all by itself (InfiniBand).
         contention: the rate of a device falls as (2 / ranks)^contention where links are shared, as under a PCIe root.
+        algorithm: of its collectives. ``synthesized``: schedules made for the dimension's own network
+            (:mod:`dse.collective`), for which each size takes the best; ``auto``: the usual one of the topology.
+        graph: links of any shape, in words or as a file (``"torus:4x4x4,fail=5%"``, see ``dse collective``), with
+            bandwidths and latencies of their own, instead of those of ``topology``, ``bandwidth`` and ``latency``,
+            which then are of messages between two devices alone. Collectives run as ``algorithm`` says, by default
+            synthesized. A group of n devices is of the first n; others that run beside it are not seen.
         flat: rings pass through the devices of all inner dimensions too, as NCCL's do, rather than work dimension
             by dimension; all-reduces of small messages use trees.
     """
@@ -217,6 +229,7 @@ class NetworkDimension(Spec):
     in_network_pull: Fraction = 0.0
     flat: Switch = False
     algorithm: Algorithm = "auto"
+    graph: Text = ""
     jitter: Fraction = 0.0
     energy: JoulesPerByte = 0.0
     power: Watts = 0.0
@@ -224,11 +237,27 @@ class NetworkDimension(Spec):
 
     @model_validator(mode="after")
     def _algorithm_fits(self) -> Self:
-        if self.topology not in ("switch", "fully_connected") and self.algorithm not in ("auto", "ring", "direct"):
+        if self.graph:
+            _graph_fits(self.graph, self.size)
+        elif self.algorithm in ON_GRAPHS:
+            raise ValueError(f"algorithm {self.algorithm!r} needs a graph")
+        elif self.topology not in ("switch", "fully_connected") and self.algorithm not in ANYWHERE:
             raise ValueError(f"algorithm {self.algorithm!r} needs a switch or fully_connected topology")
         if self.in_network_reduction and self.topology != "switch":
             raise ValueError("in_network_reduction needs a switch topology")
         return self
+
+
+def _graph_fits(graph: str, size: int | None) -> None:
+    """A dimension that is a graph must have as many places as NPUs that work."""
+    from dse.collective.files import load
+
+    try:
+        working = len(load(graph).members)
+    except SpecError as error:
+        raise ValueError("; ".join(str(fault) for fault in error.faults)[:300]) from None
+    if size != working:
+        raise ValueError(f"size must be {working}, the NPUs of the graph {graph[:60]!r} that work, not {size}")
 
 
 class Network(Spec):

@@ -13,7 +13,7 @@ from dse.errors import Fault, SpecError
 from dse.spec.base import Spec
 from dse.spec.fields import Name, Text
 from dse.study.fields import Point, PointText, Prose
-from dse.study.simulations import KEYS, UNITS, Simulated, SimulationTable
+from dse.study.simulations import KEYS, OF_COLLECTIVES, UNITS, SimulationTable
 from dse.units import UnitError, parse
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 # As of expected values, and second-hand: told by others, the paper itself not seen.
 Label = Literal["paper", "recorded", "re-derived", "trend", "second-hand"]
 BEST = "best"
-NUMBERS = ("size", "x")
+NUMBERS = ("size", "x", "npus", "fail", "sample")
+COLUMNS = (*KEYS, *OF_COLLECTIVES)
+OF_SEVERAL = {"min": np.min, "max": np.max, "mean": np.mean, "median": np.median, "p90": lambda v: np.quantile(v, 0.9),
+              "geomean": lambda v: np.exp(np.mean(np.log(v)))}  # fmt: skip
 
 
 class SimulationCheck(Spec):
@@ -30,8 +33,8 @@ class SimulationCheck(Spec):
 
     Rows are those that agree with ``at`` (columns ``system``, ``workload``, ``variant``, ``size``, ``x``, ``share_1``
     ...). With ``reference`` each is divided into the row that differs from it in these columns alone, so that more is
-    better for times. ``measure`` is ``value`` of the only row, or ``min`` or ``max`` of several; ``at_min`` and
-    ``at_max`` are the value of ``column`` in the row of the least or greatest.
+    better for times. ``measure`` is ``value`` of the only row, or ``min``, ``max``, ``mean``, ``geomean``, ``median``
+    or ``p90`` of several; ``at_min`` and ``at_max`` are the value of ``column`` in the row of the least or greatest.
 
     ``published`` is a number that ours may differ from by ``tolerance`` (a fraction) or ``absolute`` (in ``unit``),
     whichever is more; else ``at_least`` and ``at_most`` bound it.
@@ -42,7 +45,7 @@ class SimulationCheck(Spec):
     quantity: Text = "time"
     at: PointText = Field(default_factory=dict)
     reference: PointText | None = None
-    measure: Literal["value", "min", "max", "at_min", "at_max"] = "value"
+    measure: Literal["value", "min", "max", "mean", "geomean", "median", "p90", "at_min", "at_max"] = "value"
     column: Text = ""
     published: float | None = None
     tolerance: float = Field(default=0.02, ge=0, le=1)
@@ -108,8 +111,11 @@ def _row(check: SimulationCheck, table: SimulationTable, passed: tuple[str, str]
     values = rows["value"].to_numpy(float)
     ours = float("nan")
     if len(rows) and np.isfinite(values).all():  # one missing value spoils them all
-        place = values.argmin() if check.measure.endswith("min") else values.argmax()
-        ours = float(rows[column].iloc[place])
+        if check.measure in OF_SEVERAL:
+            ours = float(OF_SEVERAL[check.measure](values))
+        else:
+            place = values.argmin() if check.measure.endswith("min") else values.argmax()
+            ours = float(rows[column].iloc[place])
     try:
         ours /= parse(f"1 {check.unit}" if check.unit not in ("", "1") else 1.0, unit)
     except UnitError as error:
@@ -145,12 +151,12 @@ def chosen(table: SimulationTable, quantity: str, at: Point, reference: Point | 
         SpecError: no such column, no row there, or a row without its reference.
     """
     rows = table.rows
-    if quantity not in rows or quantity in ("system", "series", "workload", "variant"):
+    if quantity not in rows or rows[quantity].dtype.kind not in "fi":
         raise SpecError([_unknown("quantity", quantity, rows)])
     picked = _at(rows, at).assign(value=lambda frame: frame[quantity])
     if reference is None:
         return picked
-    keys = [name for name in rows if name in KEYS or name.startswith("share_")]
+    keys = [name for name in rows if name in COLUMNS or name.startswith("share_")]
     same = [name for name in keys if name not in reference and not (name in ("x", "series") and "system" in reference)]
     others = _at(rows, {**{k: v for k, v in at.items() if k in same}, **reference})[[*same, quantity]]
     if others.duplicated(same).any():
@@ -164,8 +170,8 @@ def chosen(table: SimulationTable, quantity: str, at: Point, reference: Point | 
 def _at(rows: pd.DataFrame, at: Point) -> pd.DataFrame:
     """The rows whose columns have these values (or one of a list of them)."""
     for name, wanted in at.items():
-        if (name not in KEYS and not name.startswith("share_")) or name not in rows:
-            raise SpecError([_unknown("at", name, rows[[c for c in rows if c in KEYS or c.startswith("share_")]])])
+        if (name not in COLUMNS and not name.startswith("share_")) or name not in rows:
+            raise SpecError([_unknown("at", name, rows[[c for c in rows if c in COLUMNS or c.startswith("share_")]])])
         values = [_value(name, v) for v in (wanted if isinstance(wanted, list | tuple) else [wanted])]
         column = rows[name]
         match = column.isin(values) if column.dtype == object or column.dtype.kind not in "fi" else np.isclose(
@@ -192,11 +198,11 @@ def _unknown(field: str, name: str, rows: pd.DataFrame) -> Fault:
     return Fault(field, repr(name)[:60], rule[:300])
 
 
-def report_lines(blocks: Sequence[Simulated], found: Mapping[str, SimulationTable], cell: Any) -> list[str]:
-    """The simulations' part of ``report.md``."""
+def report_lines(blocks: Sequence[Any], found: Mapping[str, SimulationTable], cell: Any) -> list[str]:
+    """The part of ``report.md`` about simulations and collectives."""
     if not blocks:
         return []
-    lines = ["## Simulations", "", "| block | what | systems | runs | table |", "|---|---|---|---|---|"]
+    lines = ["## Simulations and collectives", "", "| block | what | systems | runs | table |", "|---|---|---|---|---|"]
     for block in blocks:
         files = f"[CSV]({block.id}.csv), [Parquet]({block.id}.parquet)"
         count = f"{len(found[block.id].rows):,}"

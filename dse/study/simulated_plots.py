@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.errors import Fault, SpecError
+from dse.study.collective_plots import draw_collectives
 from dse.study.simulated import chosen
 from dse.study.simulations import UNITS, SimulationTable
 from dse.units import engineering
@@ -43,6 +44,8 @@ def draw_simulated(figure: Figure, table: SimulationTable, *, dark: bool = False
         if name and name not in rows:
             known = "system, workload, variant, size, x, share_1, ..."
             raise SpecError([Fault(field, repr(name)[:60], f"must be one of {known}")])
+    if figure.kind in ("sizes", "ratios", "spread"):
+        return draw_collectives(figure, table, rows, dark)
     if figure.kind == "parts":
         return _parts(figure, table, rows, dark)
     draw = _bars if figure.kind == "bars" else _curves
@@ -51,7 +54,9 @@ def draw_simulated(figure: Figure, table: SimulationTable, *, dark: bool = False
 
 def _quantity(figure: Figure) -> str:
     """The column that is drawn: the time, unless the figure names one."""
-    named = "quantity" in figure.model_fields_set and figure.kind != "parts"
+    named = "quantity" in figure.model_fields_set and figure.kind not in ("parts", "sizes")
+    if figure.kind == "ratios":
+        return "ratio"
     return figure.quantity if named else "time"
 
 
@@ -69,10 +74,9 @@ def _unit(figure: Figure) -> str:
 
 def _names(table: SimulationTable, rows: pd.DataFrame, column: str) -> list[str]:
     """What a column holds, as people read it: titles of systems, workloads and variants; numbers with units."""
-    lists = {"system": "systems", "workload": "workloads", "variant": "variants"}
-    if column in lists:
-        titles = {item.id: item.title or item.id for item in getattr(table.block, lists[column])}
-        return [titles[value] for value in rows[column]]
+    if rows[column].dtype.kind not in "fi":
+        titles = table.block.titles.get(column, {})
+        return [titles.get(value, value) for value in rows[column]]
     return [_label(column, value) for value in rows[column]]
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Beside = Callable[[Any], Any]
 # Columns that say which simulation a row is; those of shares of a bandwidth come on top.
 KEYS = ("system", "series", "workload", "variant", "size", "x")
-UNITS = {"size": "B", "time": "s", "compute": "s", "comm": "s", "exposed": "s", "exposed_comm": "s",
+OF_COLLECTIVES = ("network", "family", "npus", "collective", "algorithm", "fail", "sample")  # and the same of those
+UNITS = {"size": "B", "time": "s", "bound": "s", "compute": "s", "comm": "s", "exposed": "s", "exposed_comm": "s",
          "exposed_memory": "s", "idle": "s", "algbw": "B/s"}  # fmt: skip
 
 
@@ -130,6 +131,12 @@ class Simulated(Spec):
     workloads: tuple[Load, ...] = Field(min_length=1)
     variants: tuple[Variant, ...] = (Variant(),)
 
+    @property
+    def titles(self) -> dict[str, dict[str, str]]:
+        """What the values of columns are called."""
+        lists = {"system": self.systems, "workload": self.workloads, "variant": self.variants}
+        return {column: {item.id: item.title or item.id for item in items} for column, items in lists.items()}
+
     @model_validator(mode="after")
     def _ids(self) -> Simulated:
         for what in ("systems", "workloads", "variants"):
@@ -141,9 +148,9 @@ class Simulated(Spec):
 
 @dataclass
 class SimulationTable:
-    """What the simulations of a block gave: one row each, columns in SI units (those of ``UNITS``)."""
+    """What a block of simulations, or of collectives, gave: one row each, columns in SI units (those of ``UNITS``)."""
 
-    block: Simulated
+    block: Any
     rows: pd.DataFrame = field(repr=False)
 
     def frame(self) -> pd.DataFrame:

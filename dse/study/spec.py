@@ -19,6 +19,7 @@ from dse.spec.base import Spec
 from dse.spec.catalogue import asset_root
 from dse.spec.fields import Count, Name, Switch, Text
 from dse.spec.load import read_yaml
+from dse.study.collectives import Collectives
 from dse.study.fields import PlainFile, Point, PointText, Prose
 from dse.study.measured import Average, Measured
 from dse.study.searches import SearchCheck, Searched
@@ -32,7 +33,8 @@ Label = Literal["paper", "recorded", "re-derived", "trend"]
 
 OF_MEASURED = ("accuracy", "ranking")  # kinds of figures whose run is a measured table
 OF_SEARCHES = ("front", "parallel")  # those whose run is a search
-OF_SIMULATIONS = ("bars", "parts", "curves")  # and those whose run is a block of simulations
+# Those whose run is a block of simulations or collectives; the last three are of collectives alone.
+OF_SIMULATIONS = ("bars", "parts", "curves", "sizes", "ratios", "spread")
 
 
 class RunAxis(Spec):
@@ -84,13 +86,15 @@ class Figure(Spec):
     each sweep); their ``run`` is a measured table. Figures of searches are ``front`` (columns ``x`` and ``y``, coloured
     ``by``) and ``parallel``. Figures of simulations are ``bars`` and ``curves`` of a quantity ``along`` a column, one
     colour for each value of ``by`` (two columns: ``system, variant``), and ``parts`` of the time stacked. Where several
-    rows fall on one point of a curve, the best is shown.
+    rows fall on one point of a curve, the best is shown. Figures of collectives are, besides these, ``sizes`` (time
+    against size, with the bound), ``ratios`` (time over bound by network) and ``spread`` (quantiles over the samples
+    ``along`` a column).
     """
 
     id: Name
     kind: Literal[
         "breakdown", "footprint", "heatmap", "lines", "comparison", "roofline", "verdicts", "accuracy", "ranking",
-        "front", "parallel", "bars", "parts", "curves",
+        "front", "parallel", "bars", "parts", "curves", "sizes", "ratios", "spread",
     ]  # fmt: skip
     run: Name | None = None
     title: Text = ""
@@ -171,8 +175,9 @@ class Expected(Spec):
 class Study(Spec):
     """A study. ``defaults`` holds fields that runs share; a run's own strategy fields override those.
 
-    It has runs (sweeps), ``measured`` tables that predictions are held against, ``searches``, ``simulations``, or
-    several of these. The table named by ``simulation_values`` holds more ``simulation_checks``, one a row.
+    It has runs (sweeps), ``measured`` tables that predictions are held against, ``searches``, ``simulations``,
+    ``collectives``, or several of these. The table named by ``simulation_values`` holds more ``simulation_checks``, one
+    a row, which are of simulations or of collectives.
     """
 
     id: Name
@@ -184,6 +189,7 @@ class Study(Spec):
     measured: tuple[Measured, ...] = ()
     searches: tuple[Searched, ...] = ()
     simulations: tuple[Simulated, ...] = ()
+    collectives: tuple[Collectives, ...] = ()
     figures: tuple[Figure, ...] = ()
     expected: PlainFile | None = None
     trends: tuple[Trend, ...] = ()
@@ -213,8 +219,8 @@ class Study(Spec):
 
     @model_validator(mode="after")
     def _not_empty(self) -> Study:
-        if not (self.runs or self.measured or self.searches or self.simulations):
-            raise ValueError("a study needs runs, measured tables, searches or simulations")
+        if not (self.runs or self.measured or self.searches or self.simulations or self.collectives):
+            raise ValueError("a study needs runs, measured tables, searches, simulations or collectives")
         return self
 
 
@@ -283,7 +289,8 @@ def load_study(name_or_path: str | Path) -> tuple[Study, list[Expected], Path]:
 def _reference_faults(study: Study, where: str) -> list[Fault]:
     """Ids given twice, and references to runs that are not there."""
     runs, tables = [run.id for run in study.runs], [block.id for block in study.measured]
-    searches, simulations = [block.id for block in study.searches], [block.id for block in study.simulations]
+    searches = [block.id for block in study.searches]
+    simulations = [block.id for block in (*study.simulations, *study.collectives)]
     faults = []
     for what, ids in (
         ("runs", [*runs, *tables, *searches, *simulations]),

@@ -11,6 +11,7 @@ from dse.api import axis, sweep
 from dse.errors import Fault, SpecError, StudyError
 from dse.study import report
 from dse.study.checks import KNOWN, PASS, SHORT, verdict_table
+from dse.study.collectives import run_collectives
 from dse.study.corpus import Compared, compare_table
 from dse.study.limits import EXTRA, limit_rows, tables_of
 from dse.study.plots import draw_all
@@ -43,7 +44,7 @@ class StudyReport:
             source; of measured tables also sample (had the constants seen the rows?), held_out, cause.
         measured: the predicted rows of each measured table.
         searches: what each search found.
-        simulations: what each block of simulations gave.
+        simulations: what each block of simulations, or of collectives, gave.
         figures: Plotly figures by id.
         files: what was written, in order.
     """
@@ -120,6 +121,11 @@ def run_study(
             simulated[given.id] = run_simulations(given, lambda value: _beside(value, folder), say)
         except SpecError as error:
             faults += [replace(f, path=f"simulations.{index} ({given.id}): {f.path}") for f in error.faults]
+    for index, block in enumerate(study.collectives):
+        try:
+            simulated[block.id] = run_collectives(block, lambda value: _beside(value, folder), say)
+        except SpecError as error:
+            faults += [replace(f, path=f"collectives.{index} ({block.id}): {f.path}") for f in error.faults]
     if faults:
         raise SpecError(faults)
     verdicts = _verdicts(study, expected, results, compared, searched, simulated)
@@ -172,7 +178,7 @@ def _sweep(run: Run, folder: Path) -> Result:
 
 
 def _beside(value: Any, folder: Path) -> Any:
-    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".csv")) and (folder / value).is_file():
+    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".csv", ".txt")) and (folder / value).is_file():
         return str(folder / value)
     return value
 
