@@ -1,10 +1,10 @@
 """All-gather by matching chunks to free links as time goes on, over classes of links that do the same.
 
-Whenever a link is free it takes a chunk that its source holds and its destination neither holds nor is about to get: the
-time-expanded matching of TACOS (Won et al., MICRO 2024), but causal by construction and with two looks ahead. A link prefers
-the chunk that gives the most work to links short of work and takes the least from them: so a slow link brings what is
-new to a neighbourhood, and fast ones spread it. And no link starts what would end after a limit, so that links of unlike
-speeds end together.
+Whenever a link is free it takes a chunk that its source holds and its destination neither holds nor is about to get:
+the time-expanded matching of TACOS (Won et al., MICRO 2024), but causal by construction and with two looks ahead. A
+link prefers the chunk that gives the most work to links short of work, and leaves to others what they can bring as
+soon: so a slow link brings what is new to a neighbourhood, and fast ones spread it. And no link starts what would end
+after a limit, so that links of unlike speeds end together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DENSE = 64  # links at a node from which on scores cost more than they bring
 
 
 class Moves(NamedTuple):
-    """Transfers of a schedule, [transfers]; chunk: index into the roots; ``past`` the transfer it passes on, -1: none."""
+    """Transfers of a schedule, [transfers]; chunk: index into the roots; ``past``: transfer it passes on, -1: none."""
 
     chunk: np.ndarray
     link: np.ndarray
@@ -53,7 +53,7 @@ def matched(
     )  # fmt: skip
     if topology.links > DENSE * topology.nodes:
         samples = 1
-    listed = topology.links * len(roots) <= LISTED
+    listed = topology.links * len(roots) <= LISTED or len(duration) < topology.links
     total = len(roots) * (need - 1)
     chunk, link, start, time = _match(
         net, machine, duration, roots, topology.nodes, total, limit, samples, seed, listed

@@ -11,12 +11,7 @@ from dse.collective.schedule import Chunks, Schedule
 from dse.collective.topology import Topology
 from dse.errors import Fault, SpecError
 
-OTHER = {
-    "all_gather": "reduce_scatter",
-    "reduce_scatter": "all_gather",
-    "broadcast": "reduce",
-    "reduce": "broadcast",
-}
+OTHER = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather", "broadcast": "reduce", "reduce": "broadcast"}
 
 
 def reversed_schedule(schedule: Schedule, topology: Topology) -> Schedule:

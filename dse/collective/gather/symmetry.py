@@ -1,12 +1,13 @@
 """Translations of a network: shifts of the NPUs' numbers that change no link.
 
-Where they are, every NPU of an orbit can do the same from where it stands. Links that translations carry into each other are
-one class; a transfer of one chunk over a link of a class stands for one transfer over each of its links. So a schedule for
-the chunks of one NPU an orbit, with each class taken for one link, gives one for all.
+Where they are, every NPU of an orbit can do the same from where it stands. Links that translations carry into each
+other are one class; a transfer of one chunk over a link of a class stands for one transfer over each of its links. So a
+schedule for the chunks of one NPU an orbit, with each class taken for one link, gives one for all.
 """
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -55,15 +56,26 @@ def symmetry(topology: Topology) -> Symmetry:
     _, chain = shifts.chain(1)
     if not chain:
         return trivial(topology)
-    maps = [shifts.found[digit] for digit in chain]
-    node, link = np.array([m[0] for m in maps]), np.array([m[1] for m in maps])
+    # A link that translations leave where it is serves them one after the other: fewer of them may be quicker.
+    digits = [(*digit, *shifts.found[digit]) for digit in chain]
+    whole = _made(topology, digits)
+    if whole.share.max() == 1 or len(digits) > 6:
+        return whole
+    parts = [_made(topology, list(part)) for count in range(1, len(digits)) for part in combinations(digits, count)]
+    alone = [part for part in parts if part.share.max() == 1]
+    return max(alone, key=lambda part: part.size, default=trivial(topology))
+
+
+def _made(topology: Topology, digits: list[tuple[int, int, Ints, Ints]]) -> Symmetry:
+    """All translations that some shifts of digits (stride, size, nodes, links) make."""
+    link = np.array([links for *_, links in digits])
     machine, members = _orbits(link)
-    npus = np.arange(topology.npus)
-    first = npus.copy()
-    for stride, size in chain:
+    first = np.arange(topology.npus)
+    for stride, size, *_ in digits:
         first -= first // stride % size * stride
-    translations = int(np.prod([size for _, size in chain]))
-    return Symmetry(tuple(size for _, size in chain), node, link, machine, translations // members, np.unique(first))
+    order = tuple(size for _, size, *_ in digits)
+    node = np.array([nodes for *_, nodes, _ in digits])
+    return Symmetry(order, node, link, machine, int(np.prod(order)) // members, np.unique(first))
 
 
 class _Shifts:
@@ -130,13 +142,15 @@ def _alike(topology: Topology, npus: Ints, some: Ints) -> bool:
         u, v = npus[topology.src[e]], npus[topology.dst[e]]
         there = out.link[out.ptr[u] : out.ptr[u + 1]]
         there = there[topology.dst[there] == v]
-        if not np.any((topology.bandwidth[there] == topology.bandwidth[e]) & (topology.latency[there] == topology.latency[e])):
+        if not np.any(
+            (topology.bandwidth[there] == topology.bandwidth[e]) & (topology.latency[there] == topology.latency[e])
+        ):
             return False
     return True
 
 
 def _with_switches(topology: Topology, npus: Ints) -> Ints | None:
-    """A map of the NPUs carried on to the switches, from those nearest to NPUs outwards: by their neighbours' images."""
+    """A map of the NPUs carried on to the switches by their neighbours' images, from those nearest to NPUs outwards."""
     t = topology
     node = np.full(t.nodes, -1)
     node[: t.npus] = npus

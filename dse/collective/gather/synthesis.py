@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dse.collective.bounds import require_connected
+from dse.collective.gather.chains import chained
 from dse.collective.gather.matching import Moves, matched
 from dse.collective.gather.reverse import reversed_schedule
 from dse.collective.gather.symmetry import Symmetry, symmetry, translated, trivial
@@ -24,13 +25,13 @@ from dse.errors import Fault, SpecError
 
 PerShard = int | Literal["auto"]
 NEAR = 1.002  # times the bound of some cuts: not improved further
-ENOUGH = 1.01  # the same after some plans
+ENOUGH = 1.005  # the same when half of the time is over
 PIECES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 FINEST = 64  # chunks of a shard
-WORK, SIZE = 4e5, 4e6  # transfers planned, and in the schedule, beyond which chunks are not cut finer
-DEPTH = 0.3  # price of distance in trees
-SECONDS = 0.3  # spent improving at 512 NPUs, and in proportion to the transfers elsewhere
-LEAST_SECONDS = 0.2
+WORK, SIZE = 6e5, 4e6  # transfers planned, and in the schedule, beyond which chunks are not cut finer
+DEPTHS = (6.0, 15.0, 1.0, 0.3)  # prices of distance in trees
+SECONDS = 0.4  # spent improving at 512 NPUs, and in proportion to the transfers elsewhere
+LEAST_SECONDS = 0.25
 SINKS = 8  # members whose cuts are looked at
 
 
@@ -71,7 +72,7 @@ def reduce_scatter(
     seeds: int = 4,
     deadline: float | None = None,
 ) -> Schedule:
-    """Every member gets its shard of the sum of all inputs, ``nbytes`` each: an all-gather on the network turned round."""
+    """Every member gets its shard of the sum of all inputs, ``nbytes`` each: an all-gather turned round."""
     found = _Search(topology.reverse(), "all_gather", nbytes, members, None, per_shard, seeds, deadline).best()
     return reversed_schedule(found, topology)
 
@@ -110,8 +111,8 @@ class _Plan:
     """Something to try."""
 
     pieces: int
-    trees: bool
-    limit: float = math.inf  # of a matching; of trees the price of depth
+    method: str
+    limit: float = math.inf  # of a matching; of trees the price of depth; of chains their number
     samples: int = 1
     rounds: int = 1
     seed: int = 0
@@ -130,8 +131,7 @@ class _Search:
         given = topology.members if members is None else np.unique(np.asarray(members, np.int64).reshape(-1))
         require_connected(topology, collective, given, root)
         self.members, self.per_shard, self.seeds = given, per_shard, seeds
-        everyone = len(given) == len(topology.members) and topology.nodes == topology.npus
-        self.whole = everyone
+        self.whole = len(given) == len(topology.members) and topology.nodes == topology.npus
         rooted = collective == "broadcast"
         same = len(given) == topology.npus and not rooted
         self.symmetry: Symmetry = symmetry(topology) if same else trivial(topology)
@@ -142,8 +142,8 @@ class _Search:
         if deadline is None:
             deadline = max(SECONDS * (self.count / (512 * 511)), LEAST_SECONDS)
         self.deadline = self.began + deadline
-        sources = self.first if self.symmetry.size > 1 or rooted else given[:: max(len(given) // 8, 1)]
-        self.sources = sources
+        few = self.symmetry.size > 1 or rooted
+        self.sources = self.first if few else given[:: max(len(given) // SINKS, 1)]
         self._paths: dict[int, float] = {}
         self._slots: dict[int, float] = {}
         self.found: tuple[_Plan, Moves] | None = None
@@ -188,12 +188,16 @@ class _Search:
         crossing = np.flatnonzero(inside[t.src] & ~inside[t.dst])
         return [*near, (crossing, int(demand[inside].sum()))] if len(crossing) else near
 
+    def least(self, pieces: int) -> float:
+        """What no schedule with so many chunks can beat."""
+        return max(self.slots(pieces), self.path(pieces))
+
     def guess(self, pieces: int) -> float:
         """Time to expect: whole slots, and the last chunk on its way while few links have work."""
         times = self.topology.times(self.unit / pieces)
         uneven = times.max() > 1.001 * times.min()
         if self.whole and self.root is None:
-            return max(self.slots(pieces), self.path(pieces)) + (0.7 * float(np.median(times)) if uneven else 0.0)
+            return self.least(pieces) + (float(times.max()) if uneven else 0.0)
         return self.slots(pieces) + self.path(pieces)
 
     # Plans --------------------------------------------------------------------------------------------------------
@@ -220,62 +224,85 @@ class _Search:
 
     def plans(self) -> Iterator[_Plan]:
         """What to try, in turn: first numbers of chunks, then variations on the best so far."""
-        options = self.pieces()
         even = len(np.unique(self.durations(1))) == 1
+        matching, trees = self.whole, not (self.whole and even) or self.root is not None
+        ends = np.stack([self.topology.src, self.topology.dst]) >= self.topology.npus
+        levels = bool(ends.any(axis=0).all() and ends.all(axis=0).any()) and self.root is None  # of switches only
         samples = 16 if self.count / self.symmetry.size < 1e5 else 6
-        for c in options:
-            if not self.whole or self.root is not None:
-                yield _Plan(c, True)
-            if self.whole:
-                yield _Plan(c, False) if even else _Plan(c, False, self.limit(c, 1.0), samples)
+        # Links that are all alike seldom need to look ahead. With some hundreds of NPUs there is time for one try only.
+        quick = even and (
+            not 1e5 < self.count / self.symmetry.size < 5e5 or self.topology.links > 8 * self.topology.nodes
+        )
+        options = self.pieces()
+        coarsest = sorted({*options, *self.near(1)} if self.per_shard == "auto" else options, key=self.least)
+        for c, coarse in zip(options, coarsest, strict=False):
+            if levels:
+                yield _Plan(c, "chains", 4)
+            if matching:
+                pieces = c if even else coarse
+                yield (
+                    _Plan(pieces, "matching") if quick else _Plan(pieces, "matching", self.limit(pieces, 1.4), samples)
+                )
+            if trees:
+                yield _Plan(c, "trees", DEPTHS[0])
         for turn in range(1, 4 * self.seeds):
             for c in self.near(self.found[0].pieces):
-                if self.whole:
-                    yield _Plan(c, False, self.limit(c, (0.6, 1.4, 1.0, 0.3)[turn % 4]), samples, seed=turn)
-                if even and self.whole:
-                    yield _Plan(c, False, seed=turn)
-                if not self.whole or self.symmetry.size > 1 or self.root is not None:
-                    yield _Plan(c, True, (0.05, 1.0, 0.3, 0.0)[turn % 4], rounds=1 + turn, seed=turn)
+                if matching:
+                    yield _Plan(c, "matching", self.limit(c, (0.6, 1.0, 1.4, 0.3)[turn % 4]), samples, seed=turn)
+                if matching and even:
+                    yield _Plan(c, "matching", seed=turn)
+                if trees or self.symmetry.size > 1:
+                    yield _Plan(c, "trees", DEPTHS[turn % len(DEPTHS)], rounds=1 + turn // 4, seed=turn)
+                if levels and turn < 4:
+                    yield _Plan(c, "chains", (4, 2, 8, 1)[turn])
 
     def limit(self, pieces: int, slots: float) -> float:
         """Some slots of the slowest link after what no schedule can beat."""
-        return max(self.slots(pieces), self.path(pieces)) + slots * float(self.durations(pieces).max())
+        return self.least(pieces) + slots * float(self.durations(pieces).max())
 
     def best(self) -> Schedule:
         """The quickest schedule found in time."""
         if len(self.members) < 2:
             none = np.empty(0, np.int32)
-            return self.schedule(_Plan(1, False), Moves(none, none, np.empty(0), none, 0.0))
+            return self.schedule(_Plan(1, "matching"), Moves(none, none, np.empty(0), none, 0.0))
         seen: set[_Plan] = set()
-        pace = {True: 0.0, False: 0.0}  # seconds a transfer, with trees or samples and without
+        pace: dict[str, float] = {}  # seconds for one piece
         for plan in self.plans():
-            slow = plan.trees or plan.samples > 1
             if plan in seen:
                 continue
             began = time.perf_counter()
-            work = plan.pieces * (1 + plan.rounds if plan.trees else 1)
-            if self.found is not None and began + pace[slow] * work > self.deadline:
+            work = plan.pieces * (1 + plan.rounds if plan.method == "trees" else 1)
+            kind = plan.method if plan.samples > 1 else f"{plan.method} of few samples"
+            if self.found is not None and began + pace.get(kind, 0.0) * work > self.deadline:
                 if began > self.deadline:
                     break
                 continue
             seen.add(plan)
             moves = self.tried(plan)
-            pace[slow] = (time.perf_counter() - began) / work
+            pace[kind] = (time.perf_counter() - began) / work
             if moves is not None and (self.found is None or moves.time < self.found[1].time * (1 - 1e-9)):
                 self.found = plan, moves
-            if self.found is not None and self.found[1].time <= (NEAR if len(seen) < 8 else ENOUGH) * self.floor:
+            if self.found is not None and self.found[1].time <= (ENOUGH if self.late else NEAR) * self.floor:
                 break
         return self.schedule(*self.found)
 
     @property
+    def late(self) -> bool:
+        """Whether half of the time is over."""
+        return 2 * time.perf_counter() > self.began + self.deadline
+
+    @property
     def floor(self) -> float:
         """What the plans' chunks cannot beat."""
-        return min(max(self.slots(c), self.path(c)) for c in list(self._slots) or self.pieces()[:1])
+        return min(self.least(c) for c in list(self._slots) or self.pieces()[:1])
 
     def tried(self, plan: _Plan) -> Moves | None:
         roots, duration = np.repeat(self.first, plan.pieces), self.durations(plan.pieces)
-        if plan.trees:
-            args = (plan.limit if math.isfinite(plan.limit) else DEPTH, plan.rounds, plan.seed)
+        if plan.method == "chains":
+            seconds = self.topology.times(self.unit / plan.pieces)
+            return chained(self.topology, seconds, self.members, plan.pieces, int(plan.limit))
+        if plan.method == "trees":
+            args = (plan.limit, plan.rounds, plan.seed)
             return packed(self.topology, self.symmetry.machine, duration, roots, self.members, *args)
         args = (plan.limit, plan.samples, plan.seed)
         moves = matched(self.topology, self.symmetry.machine, duration, roots, len(self.members), *args)
@@ -283,13 +310,14 @@ class _Search:
 
     def schedule(self, plan: _Plan, moves: Moves) -> Schedule:
         """All transfers of a plan's: each translation's, in the order of their starts."""
-        topology, sym, pieces = self.topology, self.symmetry, plan.pieces
+        topology, pieces = self.topology, plan.pieces
+        sym, first = (trivial(topology), self.members) if plan.method == "chains" else (self.symmetry, self.first)
         chunks = whole_chunks(self.collective, self.nbytes, self.members, pieces, self.root)
         order = np.argsort(moves.start, kind="stable")
         chunk, link, start = moves.chunk[order], moves.link[order], moves.start[order]
         index = np.zeros(topology.npus, np.int32)
         index[self.members] = np.arange(len(self.members), dtype=np.int32)
-        owner = np.repeat(self.first, pieces)[chunk]
+        owner = np.repeat(first, pieces)[chunk]
         copies = sym.size
         along = translated(sym, link, sym.link).T
         place = 0 if self.root is not None else index[translated(sym, owner, sym.node).T] * pieces
@@ -305,14 +333,19 @@ class _Search:
             place[order] = np.arange(len(order))
             past = np.where(moves.past[order] >= 0, place[moves.past[order]], -1)
             past[topology.src[link] < topology.npus] = -1
-            passes = np.where(past[:, None] >= 0, past[:, None] * copies + np.arange(copies), -1).astype(np.int32).ravel()
+            passes = np.where(past[:, None] >= 0, past[:, None] * copies + np.arange(copies), -1)
+            passes = passes.astype(np.int32).ravel()
         along, begin = np.ascontiguousarray(along, np.int32).ravel(), begin.ravel()
-        how = "trees" if plan.trees else "matching"
-        notes = {"per_shard": pieces, "translations": copies, "seed": plan.seed, "synthesis_s": time.perf_counter() - self.began}
+        number = np.ascontiguousarray(number, np.int32).ravel()
+        notes = {
+            "per_shard": pieces,
+            "translations": copies,
+            "seed": plan.seed,
+            "synthesis_s": time.perf_counter() - self.began,
+        }
         return Schedule(
-            topology, self.collective, self.nbytes, self.members, chunks, np.ascontiguousarray(number, np.int32).ravel(),
-            along, begin, begin + seconds[along], np.zeros(len(along), bool), self.root, None,
-            f"synthesized ({how})", notes, passes,
+            topology, self.collective, self.nbytes, self.members, chunks, number, along, begin, begin + seconds[along],
+            np.zeros(len(along), bool), self.root, None, f"synthesized ({plan.method})", notes, passes,
         )  # fmt: skip
 
 

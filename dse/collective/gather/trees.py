@@ -1,9 +1,9 @@
 """All-gather and broadcast along trees, one a chunk, packed so that no link carries much more than its share.
 
-Trees grow by Prim's rule; a link's price is what it would be busy for, weighted exponentially by what it carries already,
-so that packing them again and again evens the loads (multiplicative weights: Plotkin, Shmoys and Tardos, 1995), as
-ForestColl's trees do exactly. Then each link serves the chunk with the longest way left. Trees reach the members only:
-other NPUs are in them where they help, and switches, which do not copy, are passed once for each copy.
+Trees grow by Prim's rule; a link's price is what it would be busy for, weighted exponentially by what it carries
+already, so that packing them again and again evens the loads (multiplicative weights: Plotkin, Shmoys and Tardos,
+1995), as ForestColl's trees do exactly. Then each link serves the chunk with the longest way left. Trees reach the
+members only: other NPUs are in them where they help, and switches, which do not copy, are passed once for each copy.
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ from dse.collective.heaps import put, take
 from dse.collective.tasks import list_schedule
 from dse.collective.topology import Floats, Ints, Topology
 
+FEW, PASSES = 200_000, 3  # transfers that are justified, and how often
+
 
 def packed(
-    topology: Topology, machine: Ints, duration: Floats, roots: Ints, members: Ints, depth: float, rounds: int, seed: int
+    topology: Topology,
+    machine: Ints,
+    duration: Floats,
+    roots: Ints,
+    members: Ints,
+    depth: float,
+    rounds: int,
+    seed: int,
 ) -> Moves:
     """Send each root's chunk to all members.
 
@@ -33,16 +42,42 @@ def packed(
     kind = np.ones(topology.nodes, np.int64)
     kind[members] = 0
     kind[topology.npus :] = 2
-    link, up, size = _pack(net, kind, machine, duration, roots, len(members), depth, rounds, seed)
+    need, relays = len(members), int((kind > 0).sum())
+    for room in (need - 1 + min(relays * (need - 1), 6 * need + relays), (need - 1) * (relays + 1)):
+        link, up, size = _pack(net, kind, machine, duration, roots, need, depth, rounds, seed, room)
+        if size.min() >= 0:  # else trees have more transfers
+            break
     chunk, link, past = _flat(link, up, size)
-    rest = _rest(past, duration[machine[link]])
-    children = np.argsort(past, kind="stable")
-    started = int((past < 0).sum())
-    ptr = np.concatenate([[0], np.cumsum(np.bincount(past[children[started:]], minlength=len(past)))])
-    waits = (past >= 0).astype(np.int64)
-    tasks = machine[link]
-    start = list_schedule(tasks, duration[tasks], waits, ptr, children[started:], -rest, len(duration))
-    return Moves(chunk, link, start, past, float((start + duration[tasks]).max(initial=0.0)))
+    start = started(machine[link], duration, past)
+    return Moves(chunk, link, start, past, float((start + duration[machine[link]]).max(initial=0.0)))
+
+
+def started(machine: Ints, duration: Floats, past: np.ndarray) -> Floats:
+    """Start times, [transfers], of what waits for one transfer each (``past``, -1: none).
+
+    The longest way left goes first. Few transfers are then pushed together in time.
+
+    From the end back each goes as late as it can, and from the start on as early as it can, in the order of before
+    (justification: Valls, Ballestin, Quintanilla, EJOR 2005).
+    """
+    seconds, classes = duration[machine], len(duration)
+    children = np.argsort(past, kind="stable")[int((past < 0).sum()) :]
+    count = np.bincount(past[children], minlength=len(past))
+    ahead = (past >= 0).astype(np.int64), np.concatenate([[0], np.cumsum(count)]), children
+    behind = count, np.concatenate([[0], np.cumsum(past >= 0)]), past[past >= 0].astype(np.int64)
+    start = list_schedule(machine, seconds, *ahead, -_rest(past, seconds), classes)
+    if len(past) > FEW:
+        return start
+    best, busiest = start, np.bincount(machine, seconds).max(initial=0.0)
+    for _ in range(PASSES):
+        least = (best + seconds).max(initial=0.0)
+        if least <= busiest * (1 + 1e-3):
+            break
+        late = list_schedule(machine, seconds, *behind, -(start + seconds), classes)
+        start = list_schedule(machine, seconds, *ahead, -(late + seconds), classes)
+        if (start + seconds).max() < least:
+            best = start
+    return best
 
 
 @njit(cache=True)
@@ -53,27 +88,64 @@ def _put_on(i, count, duration, load, price, steep):
 
 
 @njit(cache=True)
-def _grow(root, need, net, kind, machine, duration, load, price, steep, depth, plain, nodes, floats, heap, out, up):
-    """One tree into ``out`` and ``up``; loads are updated. Returns the number of its transfers, -1: no way.
+def _label(x, net, machine, price, depth, task, via, label, dist):
+    """Find the cheapest link into a node outside the tree anew."""
+    src, in_ptr, in_link = net[0], net[4], net[5]
+    label[x] = np.inf
+    for q in range(in_ptr[x], in_ptr[x + 1]):
+        f = in_link[q]
+        u = src[f]
+        cost = (depth * dist[u] if task[u] != -2 else label[u]) + price[machine[f]]
+        if cost < label[x]:
+            label[x], via[x] = cost, f
 
-    ``nodes``: [3, nodes] of work space: task that brings a node the chunk (-1 at the root, -2: not in the tree), the link
-    by which a node outside is reached, nodes of a way. Nodes outside that are no members have labels, as in
-    Dijkstra's algorithm; those of switches go when their way has been taken.
+
+@njit(cache=True)
+def _way(e, src, task, via, way):
+    """Links from ``e`` back to the tree; how many more than one they are, -1: they go round."""
+    steps, u = 0, src[e]
+    way[0] = e
+    while task[u] == -2:
+        steps += 1
+        if steps == len(way):
+            return -1
+        way[steps] = via[u]
+        u = src[via[u]]
+    return steps
+
+
+@njit(cache=True)
+def _offer(x, base, net, machine, price, plain, task, label, when, what, waiting):
+    """Put the links from a node that costs ``base`` to get to on the heap."""
+    dst, out_ptr, out_link = net[1], net[2], net[3]
+    for q in range(out_ptr[x], out_ptr[x + 1]):
+        f = out_link[q]
+        cost = base + price[machine[f]]
+        if task[dst[f]] == -2 and not (plain and label[dst[f]] <= cost):
+            put(when, what, waiting, cost, f)
+            waiting += 1
+            if plain:
+                label[dst[f]] = cost
+    return waiting
+
+
+@njit(cache=True)
+def _grow(root, need, net, kind, machine, duration, load, price, steep, depth, plain, nodes, floats, heap, out, up):
+    """One tree into ``out`` and ``up``; loads are updated. Returns the number of its transfers, -1: no room or no way.
+
+    Nodes outside that are no members have labels, what a way to them costs, as in Dijkstra's algorithm; they are found
+    anew where prices on the way have risen. ``plain``: all nodes are members, and links are priced one by one; then
+    labels are the members' cheapest offers. ``nodes``, [3, nodes]: transfer that brings a node the chunk (-1 at the
+    root, -2: not in the tree), last link to a labelled node, links of a way. The heap's arrays have room for all links.
     """
-    src, dst, out_ptr, out_link, in_ptr, in_link = net
+    src, dst = net[0], net[1]
     task, via, way = nodes
     label, dist = floats
+    when, what = heap
     task[:], label[:] = -2, np.inf
     task[root], dist[root] = -1, 0.0
-    when, what = heap
-    room, waiting = len(when), 0
     count, left = 0, need - 1
-    for q in range(out_ptr[root], out_ptr[root + 1]):
-        e = out_link[q]
-        put(when, what, waiting, price[machine[e]], e)
-        waiting += 1
-        if plain:
-            label[dst[e]] = min(label[dst[e]], price[machine[e]])
+    waiting = _offer(root, 0.0, net, machine, price, plain, task, label, when, what, 0)
     while left > 0:
         if waiting == 0:
             return -1
@@ -83,33 +155,34 @@ def _grow(root, need, net, kind, machine, duration, load, price, steep, depth, p
         u, v = src[e], dst[e]
         if task[v] != -2:
             continue
-        base = depth * dist[u] if task[u] != -2 else label[u]
-        if base == np.inf:
+        steps = _way(e, src, task, via, way)
+        if steps > 0:
+            cost = depth * dist[src[way[steps]]]
+            for s in range(1, steps + 1):
+                cost += price[machine[way[s]]]
+            if cost > label[u] * (1 + 1e-9):
+                _label(u, net, machine, price, depth, task, via, label, dist)
+                steps = _way(e, src, task, via, way)
+        if steps < 0:  # labels that rest on each other: begin again from the tree
+            waiting = 0
+            for x in range(len(task)):
+                if task[x] == -2:
+                    label[x] = np.inf
+            for x in range(len(task)):
+                if task[x] != -2:
+                    waiting = _offer(x, depth * dist[x], net, machine, price, plain, task, label, when, what, waiting)
             continue
-        now = base + price[machine[e]]
+        now = (depth * dist[u] if task[u] != -2 else label[u]) + price[machine[e]]
         if now > key * (1 + 1e-9):
             put(when, what, waiting, now, e)
             waiting += 1
             continue
-        if waiting + len(src) > len(when):
-            when = np.concatenate((when, np.empty(room)))
-            what = np.concatenate((what, np.empty(room, np.int32)))
         if kind[v] != 0:
-            if now < label[v]:
+            if label[v] == np.inf:
                 label[v], via[v] = now, e
-                for q in range(out_ptr[v], out_ptr[v + 1]):
-                    f = out_link[q]
-                    if task[dst[f]] == -2:
-                        put(when, what, waiting, now + price[machine[f]], f)
-                        waiting += 1
+                waiting = _offer(v, now, net, machine, price, plain, task, label, when, what, waiting)
             continue
-        steps = 0
-        way[0] = e
-        while task[u] == -2:
-            steps += 1
-            way[steps] = via[u]
-            u = src[via[u]]
-        last, far = task[u], dist[u]
+        last, far = task[src[way[steps]]], dist[src[way[steps]]]
         if count + steps + 1 > len(out):
             return -1
         for s in range(steps, -1, -1):
@@ -120,74 +193,25 @@ def _grow(root, need, net, kind, machine, duration, load, price, steep, depth, p
             count += 1
             _put_on(machine[f], 1, duration, load, price, steep)
             far += duration[machine[f]]
-            if kind[x] == 2:
-                continue
-            task[x], dist[x] = last, far
-            for q in range(out_ptr[x], out_ptr[x + 1]):
-                g = out_link[q]
-                y = dst[g]
-                cost = depth * far + price[machine[g]]
-                if task[y] == -2 and not (plain and label[y] <= cost):
-                    put(when, what, waiting, cost, g)
-                    waiting += 1
-                    if plain:
-                        label[y] = cost
+            if kind[x] != 2:
+                task[x], dist[x] = last, far
+                if s == 0:
+                    waiting = _offer(x, depth * far, net, machine, price, plain, task, label, when, what, waiting)
         left -= 1
-        if steps > 0:
-            waiting = _forget(net, kind, machine, price, depth, nodes, floats, way, steps, when, what, waiting)
     return count
 
 
 @njit(cache=True)
-def _forget(net, kind, machine, price, depth, nodes, floats, way, steps, when, what, waiting):
-    """Take the labels of switches on a way that has been taken, and of what was reached through them; offer new ways."""
-    src, dst, out_ptr, out_link, in_ptr, in_link = net
-    task, via = nodes[0], nodes[1]
-    label, dist = floats
-    switches = 0
-    for s in range(1, steps + 1):
-        x = dst[way[s]]
-        if kind[x] == 2:
-            label[x] = np.inf
-            switches += 1
-    if switches == 0:
-        return waiting
-    changed = True
-    while changed:
-        changed = False
-        for x in range(len(task)):
-            if task[x] == -2 and label[x] < np.inf:
-                u = src[via[x]]
-                if task[u] == -2 and label[u] == np.inf:
-                    label[x] = np.inf
-                    changed = True
-    for x in range(len(task)):
-        if task[x] == -2 and kind[x] != 0 and label[x] == np.inf:
-            for q in range(in_ptr[x], in_ptr[x + 1]):
-                f = in_link[q]
-                u = src[f]
-                if (task[u] != -2 or label[u] < np.inf) and waiting < len(when):
-                    base = depth * dist[u] if task[u] != -2 else label[u]
-                    put(when, what, waiting, base + price[machine[f]], f)
-                    waiting += 1
-    return waiting
-
-
-@njit(cache=True)
-def _pack(net, kind, machine, duration, roots, need, depth, rounds, seed):
+def _pack(net, kind, machine, duration, roots, need, depth, rounds, seed, room):
     """A tree for each root, [chunks, most transfers]; grown in a random order, then ``rounds`` times again."""
     np.random.seed(seed)
     chunks, count = len(roots), len(kind)
-    relays = 0
-    for v in range(count):
-        relays += kind[v] != 0
-    room = need - 1 + (min(relays * (need - 1), 6 * need + relays) if relays > 0 else 0)
     link, up = np.empty((chunks, room), np.int32), np.empty((chunks, room), np.int32)
     size, load = np.zeros(chunks, np.int64), np.zeros(len(duration))
     nodes, floats = np.empty((3, count), np.int64), np.empty((2, count))
-    heap = np.empty(4 * len(net[0]) + 64), np.empty(4 * len(net[0]) + 64, np.int32)
+    heap = np.empty(2 * len(net[0]) + 1), np.empty(2 * len(net[0]) + 1, np.int32)
     price, order = np.empty(len(duration)), np.random.permutation(chunks)
-    plain = relays == 0 and len(duration) == len(net[0])  # links are classes of their own: a price holds while it counts
+    plain = need == count and len(duration) == len(net[0])  # a price then holds while it counts
     for turn in range(rounds + 1):
         for i in range(chunks):
             k = order[i]
