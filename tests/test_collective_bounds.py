@@ -301,3 +301,13 @@ def test_large_networks():
     hurt = parse("torus:8x8x8,fail=5%,seed=11")
     weakest = np.bincount(hurt.dst, hurt.bandwidth, hurt.npus).min()
     assert bound(hurt, "all_gather", GIB).bandwidth >= GIB * 511 / 512 / weakest * (1 - 1e-12)
+
+
+def test_the_cut_is_told_the_way_its_links_lead():
+    lopsided = Topology.of([[0, 1, 4e9, 0], [1, 0, 1e9, 0]], 2)
+    for collective, way in (("all_gather", "from {1} (1) to {0}"), ("reduce_scatter", "from {1} (1) to {0}")):
+        found = bound(lopsided, collective, 1e6)
+        assert way in found.text() and "1 link of 1 GB/s" in found.text()
+        told = found.to_dict()["cut"]
+        assert told["ends"] == [[1, 0]] and told["links"] == [1]
+    assert "both ways" in bound(parse("ring:2"), "all_reduce", 1e6).text()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -160,14 +161,30 @@ class Bound:
 
     def text(self) -> str:
         """The bounds and why they hold, in lines."""
-        rows = [
-            ("bandwidth", self.bandwidth),
-            ("latency", self.latency),
-            ("any chunks", self.any),
-            ("equal chunks", self.best),
-        ]
-        lines = [f"{name:<13}{value * 1e6:>16,.6g} us" for name, value in rows]
-        return "\n".join([*lines, self.cut.text(self.topology)])
+        rows = [("bandwidth", self.bandwidth), ("latency", self.latency), ("any", self.any), ("best", self.best)]
+        what = {
+            "bandwidth": "bytes over the cut below, without latencies",
+            "latency": "the longest of the shortest ways, without bytes",
+            "any": "of any schedule, with chunks and messages of any size (--merge)",
+            "best": "of any schedule whose messages carry one of equal chunks each, as many as is best",
+        }
+        lines = [f"{name:<11}{value * 1e6:>14,.6g} us  {what[name]}" for name, value in rows]
+        return "\n".join([*lines, f"because {self.cut.text(self.topology)}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, times in microseconds; the cut by its nodes and links."""
+        ends = [[int(self.topology.src[e]), int(self.topology.dst[e])] for e in self.cut.link]
+        blocks = [[int(node) for node in block] for block in self.cut.blocks]
+        cut = {"text": self.cut.text(self.topology), "bytes": self.cut.need, "links": self.cut.link.tolist(),
+               "ends": ends, "nodes": blocks}  # fmt: skip
+        times = {f"{name}_us": getattr(self, name) * 1e6 for name in ("bandwidth", "latency", "any", "best")}
+        return {
+            "topology": self.topology.name,
+            "collective": self.collective,
+            "bytes": self.nbytes,
+            **times,
+            "cut": cut,
+        }
 
 
 @dataclass(frozen=True, eq=False)

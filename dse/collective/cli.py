@@ -15,7 +15,11 @@ from dse.plain import finite
 
 app = typer.Typer(help="Collectives on real topologies: bounds, synthesis, known algorithms.", no_args_is_help=True)
 
-NETWORK = 'File of links (text, CSV, JSON, GraphML, NCCL XML), or a shape: "torus:8x8,bandwidth=50GiB/s,latency=0.5us".'
+NETWORK = (
+    'A shape ("torus:8x8,bandwidth=50GiB/s,latency=0.5us,fail=5%"; see dse collective shapes), or a file of links: '
+    "text (first line: NPUs and links; then source, destination, GiB/s and us of each), CSV (src,dst,bandwidth,latency "
+    "with units), JSON, GraphML, NCCL XML."
+)
 Network = Annotated[str, typer.Option("--topology", help=NETWORK)]
 Kind = Annotated[
     str, typer.Option("--collective", help="all_reduce all_gather reduce_scatter all_to_all broadcast reduce")
@@ -115,6 +119,7 @@ def export(
 
     if form not in FORMATS:
         raise SpecError([Fault("format", repr(form[:40]), f"must be one of {', '.join(FORMATS)}")])
+    _writable(out)
     FORMATS[form](load(file), out)
     typer.echo(f"written: {out}")
 
@@ -148,6 +153,7 @@ def _draw(schedule: Any, figure: str | None, out: Path | None) -> None:
     if out is None or out.suffix.lower() not in FIGURES:
         rule = f"must be a file that ends in {', '.join(FIGURES)}"
         raise SpecError([Fault("figure-out", str(out or "")[-80:], rule)])
+    _writable(out)
     write_figure(view.FIGURES[figure](schedule), out)
 
 
@@ -208,8 +214,9 @@ def _group(text: str | None) -> list[int] | None:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or len(first + last) > 14:
             raise SpecError([Fault("members", repr(part[:40]), "must be numbers and ranges such as 0-7,16")])
-        if dash and int(last) - int(first) > 1_000_000:
-            raise SpecError([Fault("members", repr(part[:40]), "must name at most a million NPUs")])
+        if dash and not 0 <= int(last) - int(first) <= 1_000_000:
+            rule = "must run from a number to a higher one, over at most a million NPUs"
+            raise SpecError([Fault("members", repr(part[:40]), rule)])
         found.extend(range(int(first), int(last or first) + 1))
     return found
 

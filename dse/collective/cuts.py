@@ -38,10 +38,13 @@ class Cut:
         rate = topology.bandwidth[self.link]
         if not self.blocks:
             return f"all pairs' bytes times distance over all {len(self.link)} links' bandwidth times length"
-        over = f"{len(self.link)} links of {rate.sum() / 1e9:,.4g} GB/s together"
+        over = f"{len(self.link)} {'link' if len(self.link) == 1 else 'links'} of {rate.sum() / 1e9:,.4g} GB/s together"
         carry = f"have to carry {self.need / 1e6:,.6g} MB over {over}"
         if len(self.blocks) == 2:
-            return f"links from {names(self.blocks[0], topology)} to {names(self.blocks[1], topology)} {carry}"
+            first = np.isin(topology.src[self.link], self.blocks[0])
+            way = "between {} and {}, both ways," if first.any() and not first.all() else "from {} to {}"
+            ends = self.blocks if first.any() else self.blocks[::-1]
+            return f"links {way.format(*(names(block, topology) for block in ends))} {carry}"
         sizes = sorted((len(block) for block in self.blocks), reverse=True)
         small = sum(size == 1 for size in sizes)
         parts = f"{len(sizes)} parts ({', '.join(map(str, sizes[:4]))}{', ...' if len(sizes) > 4 else ''} nodes"

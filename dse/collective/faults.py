@@ -47,11 +47,10 @@ def fail_links(
 ) -> Topology:
     """Without a share (or, from 1 on, a number) of its cables, or of its links one by one.
 
-    Candidates come in random order; with ``keep_connected`` those that hold the network together stay, and fewer fail
-    where there are not enough others.
+    Candidates come in random order; with ``keep_connected`` those that hold the network together stay.
 
     Raises:
-        SpecError: a negative share.
+        SpecError: a negative share, or more than can fail.
     """
     groups = [[link] for link in range(topology.links)] if directed else cables(topology)
     random.Random(seed).shuffle(groups)
@@ -67,6 +66,8 @@ def fail_links(
         if connected(topology.without(links)):
             failed.append(group)
             made = topology.without(links)
+    if len(failed) < wanted:
+        raise SpecError([_apart("fail", wanted, len(failed), "links" if directed else "cables")])
     return made
 
 
@@ -81,7 +82,13 @@ def fail_npus(topology: Topology, share: float, seed: int = 0, *, keep_connected
             break
         if not keep_connected or connected(topology.without(npus=[*gone, npu])):
             gone.append(npu)
+    if len(gone) < wanted:
+        raise SpecError([_apart("fail_npus", wanted, len(gone), "NPUs")])
     return topology.without(npus=gone)
+
+
+def _apart(field: str, wanted: int, found: int, what: str) -> Fault:
+    return Fault(field, f"{wanted} {what}", f"only {found} were found whose loss leaves the others connected")
 
 
 def vary(

@@ -50,6 +50,10 @@ def load(source: Topology | str | os.PathLike[str] | Any) -> Topology:
         return source
     if hasattr(source, "nodes") and hasattr(source, "edges"):
         return from_networkx(source)
+    if not isinstance(source, str | os.PathLike):
+        raise SpecError(
+            [Fault("topology", repr(source)[:60], "must be a file, a shape in words, a network or a graph")]
+        )
     path, text = Path(source), os.fspath(source)
     named = path.suffix.lower() in ENDINGS or isinstance(source, os.PathLike) or "/" in text.partition(",")[0]
     if named or (0 < len(text) < 200 and path.is_file()):

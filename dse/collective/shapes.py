@@ -335,6 +335,8 @@ def random_graph(
     rng = np.random.default_rng(seed)
     order = rng.permutation(npus)
     ends = np.stack([order, np.roll(order, -1)], 1) if npus > 1 else np.empty((0, 2), np.int64)
+    if not 0 <= degree <= 1000:
+        raise fault("random_graph.degree", degree, "must be 0 to 1000 links")
     more = rng.integers(0, npus, (max(0, round(npus * degree) - len(ends)), 2))
     ends = np.unique(np.concatenate([ends, more[more[:, 0] != more[:, 1]]]), axis=0)
     slow, fast = np.atleast_1d(bandwidth).min(), np.atleast_1d(bandwidth).max()

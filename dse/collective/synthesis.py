@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ROOTED = ("broadcast", "reduce")
 NEAR = 1.01  # a schedule this near its bound is not improved further
+FAR = 1.05  # one further off is looked at again with more chunks
 FINE_CHUNKS = 65536
 Progress = Callable[["Synthesis"], object]
 Chunks = int | Literal["auto"]
@@ -157,9 +158,11 @@ def improvements(
     floor = _floor(limit, chunks, merge)
     _load_compiled(collective)
     spent, best, history = 0.0, math.inf, ()
-    for make in _portfolio(task, merge, budget):
+    for gap, make in _portfolio(task, merge, budget):
         if best <= NEAR * floor or (budget is not None and spent >= budget and math.isfinite(best)):
             return
+        if best <= gap * floor:
+            continue
         began = time.perf_counter()
         made = make(None if budget is None else max(budget - spent, 0.01))
         spent += time.perf_counter() - began
@@ -183,6 +186,9 @@ def compared(
     task = checked(topology, collective, nbytes, chunks=chunks, seeds=seeds, members=members, root=root)
     floor = _floor(bound(task.topology, collective, task.nbytes, members=task.members, root=task.root), chunks, merge)
     makers: dict[str, Maker] = {"synthesized": lambda left: _finished(_synthesized(task, seeds, left), merge)}
+    for other in _finer(task) if len(task.members) <= 64 else ():
+        name = f"synthesized, {other.chunks} chunks"
+        makers[name] = lambda left, other=other: _finished(_synthesized(other, 1, left), merge)
     for name in _library(task):
         makers[name] = lambda left, name=name: _finished(_known(task, name), merge)
     rows = []
@@ -239,7 +245,7 @@ def checked(
         raise _fault("chunks", repr(chunks)[:40], f"must be auto, or a whole number from 1 to {FINE_CHUNKS}")
     if not (isinstance(seeds, int) and 1 <= seeds <= 10_000):
         raise _fault("seeds", repr(seeds)[:40], "must be a whole number from 1 to 10000")
-    who = network.members if members is None else np.unique(np.asarray(members, np.int64).reshape(-1))
+    who = network.members if members is None else _members(members)
     for npu in who.tolist():
         if npu not in set(network.members.tolist()):
             raise _fault("members", str(npu), f"must be NPUs that work, of 0 to {network.npus - 1}")
@@ -253,6 +259,17 @@ def checked(
         raise _fault("root", str(root), f"is for {' and '.join(ROOTED)} only")
     require_connected(network, collective, who, root)
     return Task(network, collective, size, chunks, seeds, who, root)
+
+
+def _members(given: ArrayLike) -> Ints:
+    try:
+        numbers = np.asarray(given, float).reshape(-1)
+        fine = bool((numbers == np.round(numbers)).all())
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise _fault("members", repr(given)[:60], "must be numbers of NPUs, such as [0, 1, 2, 3]")
+    return np.unique(numbers.astype(np.int64))
 
 
 def _fault(path: str, value: str, rule: str) -> SpecError:
@@ -269,17 +286,34 @@ def _bytes(size: float) -> str:
 Maker = Callable[[float | None], Schedule | None]
 
 
-def _portfolio(task: Task, merge: bool, budget: float | None) -> Iterator[Maker]:
-    """What is tried, the most promising first; with a budget without end."""
+def _portfolio(task: Task, merge: bool, budget: float | None) -> Iterator[tuple[float, Maker]]:
+    """What is tried, the most promising first, each if the best so far is more than so many times the bound.
+
+    With a budget without end.
+    """
     small = len(task.members) <= 64
-    yield lambda left: _finished(_synthesized(task, task.seeds, left), merge)
+    yield 0.0, lambda left: _finished(_synthesized(task, task.seeds, left), merge)
     if small or budget is not None or merge:
         for name in _library(task):
-            yield lambda left, name=name: _finished(_known(task, name), merge)
+            yield NEAR, lambda left, name=name: _finished(_known(task, name), merge)
+    finer = _finer(task)
+    if small:
+        for other in finer:
+            yield FAR, lambda left, other=other: _finished(_synthesized(other, 1, left), merge)
+            for name in _library(task):
+                yield FAR, lambda left, other=other, name=name: _finished(_known(other, name), merge)
     seeds = task.seeds
     while budget is not None:
         seeds = min(2 * seeds, 1024)
-        yield lambda left, seeds=seeds: _finished(_synthesized(task, seeds, left), merge)
+        for other in (task, *finer):
+            yield NEAR, lambda left, other=other, seeds=seeds: _finished(_synthesized(other, seeds, left), merge)
+
+
+def _finer(task: Task) -> tuple[Task, ...]:
+    """The same with more chunks: for networks of shared switches, where the choice of their number can be wrong."""
+    if task.chunks != "auto" or task.collective in ("all_reduce", "all_to_all"):
+        return ()
+    return tuple(replace(task, chunks=count) for count in (4, 16, 64))
 
 
 def _synthesized(task: Task, seeds: int, deadline: float | None) -> Schedule:

@@ -92,7 +92,10 @@ def _value(field: str, key: str, kind: str, text: str) -> Any:
         if kind == "int":
             return int(text)
         if kind == "share":
-            return units.parse(text, "1")
+            found = units.parse(text, "1")
+            if "%" in text and not 0 <= found < 1:
+                raise ValueError(text)
+            return found
         if kind == "Dims":
             return [int(part) for part in text.split("x")]
         unit = "B/s" if "bandwidth" in key else "s" if "latenc" in key else ""
@@ -100,7 +103,11 @@ def _value(field: str, key: str, kind: str, text: str) -> Any:
             found = [units.parse(part, unit) if unit else float(part) for part in text.split(":")]
             return found if kind == "Rates" and len(found) > 1 else found[0]
     except (ValueError, KeyError) as error:
-        wanted = {"bool": "yes or no", "int": "a whole number", "share": "a share such as 5%, or a number"}
+        wanted = {
+            "bool": "yes or no",
+            "int": "a whole number",
+            "share": "a share from 0% to less than 100%, or a number",
+        }
         rule = wanted.get(kind, "whole numbers joined by x" if kind == "Dims" else str(error))
         raise fault(field, text, f"must be {rule}" if kind not in ("float", "Rates") else rule) from None
     return text

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dse.errors import Fault, SpecError
 
+MOST = 10_000_000  # nodes: what arrays of them have room for
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -61,7 +62,8 @@ class Topology:
         self._check()
 
     def _check(self) -> None:
-        _require(self.npus >= 1, "npus", self.npus, "must be at least 1")
+        _require(1 <= self.npus <= MOST, "npus", self.npus, f"must be 1 to {MOST:,}")
+        _require(self.nodes <= MOST, "nodes", self.nodes, f"must be at most {MOST:,}")
         _require(self.nodes >= self.npus, "nodes", self.nodes, f"must be at least the {self.npus} NPUs")
         _require(self.src.shape == self.dst.shape, "links", len(self.src), "must have as many sources as destinations")
         for name, ends in (("src", self.src), ("dst", self.dst)):
@@ -110,10 +112,17 @@ class Topology:
         return replace(self, src=self.dst, dst=self.src)
 
     def without(self, links: ArrayLike = (), npus: ArrayLike = ()) -> Self:
-        """The same with some links gone, and every link of some NPUs, which then take no part."""
-        gone = np.asarray(npus, np.int64).reshape(-1)
+        """The same with some links gone, and every link of some NPUs, which then take no part.
+
+        Raises:
+            SpecError: there is no such link or NPU.
+        """
+        gone, cut = (np.asarray(given, np.int64).reshape(-1) for given in (npus, links))
+        for name, given, limit in (("npus", gone, self.npus), ("links", cut, self.links)):
+            wrong = given[(given < 0) | (given >= limit)]
+            _require(not wrong.size, f"without.{name}", wrong[:1].tolist(), f"must be 0 to {limit - 1}")
         keep = np.ones(self.links, bool)
-        keep[np.asarray(links, np.int64).reshape(-1)] = False
+        keep[cut] = False
         keep &= ~(np.isin(self.src, gone) | np.isin(self.dst, gone))
         failed = tuple(sorted({*self.failed, *gone.tolist()}))
         ends = (self.src[keep], self.dst[keep], self.latency[keep], self.bandwidth[keep])
