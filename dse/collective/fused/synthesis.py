@@ -18,6 +18,7 @@ from dse.collective.topology import Floats, Ints, Topology
 from dse.errors import Fault, SpecError
 
 NEAR = 1.01  # a schedule this near what its trees' bytes need is left alone
+SWITCHED = 1.08  # trees through switches take long to grow: not for less
 WORK = 5_000_000  # tasks put in time, over all tries, where no deadline says otherwise
 MOST = 1_300_000  # tasks of one schedule
 SPREAD = 0.8  # share of the time over which the chunks start one after another
@@ -122,8 +123,11 @@ class Search:
         steps = doubling(self.topology, self.nbytes, self.members)
         if steps is not None:
             self.keep(steps)
-        if self.even:
+        switched = self.topology.nodes > self.topology.npus and bool((self.net.twin >= 0).all())
+        if self.even or switched:
             self.halves("auto")
+        if switched and math.isinf(self.until) and self.time <= SWITCHED * self.floor():
+            return
         if self.even and not self.near():
             # Each member the root of as many chunks: the trees can be images of each other.
             for share in (1, 2, 4):
@@ -153,7 +157,7 @@ class Search:
                 break
             one = found
         self.improve()
-        if not self.even and self.least < 0.99 * self.time:
+        if not (self.even or switched) and self.least < 0.99 * self.time:
             self.halves("auto")
         if self.vectors() < 0.95 * self.time:
             left = None if math.isinf(self.until) else max(self.until - time.monotonic(), 0.01)
@@ -227,6 +231,12 @@ class Search:
     def near(self) -> bool:
         """Whether there is little left to gain."""
         return self.time <= NEAR * self.ideal
+
+    def floor(self) -> float:
+        """What no all-reduce can beat, by its bytes."""
+        from dse.collective.bounds import bound
+
+        return bound(self.topology, "all_reduce", self.nbytes, members=self.members).bandwidth
 
     def spent(self) -> bool:
         """Whether the budget is."""
