@@ -16,7 +16,7 @@ from dse.collective.schedule import COLLECTIVES
 from dse.collective.topology import Topology
 from dse.errors import SpecError
 
-GRAPHS = int(os.environ.get("DSE_RANDOM_GRAPHS", "16"))
+GRAPHS = int(os.environ.get("DSE_RANDOM_GRAPHS", "8"))
 BATCHES = 8
 
 
