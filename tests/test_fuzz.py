@@ -27,7 +27,7 @@ LOADERS: dict[str, Callable[[Any], Any]] = {
     "accelerator": dse.load_accelerator, "node": dse.load_node, "cluster": dse.load_cluster, "model": dse.load_model,
     "strategy": dse.load_strategy,
 }  # fmt: skip
-SECONDS = 1.0
+SOON = 50  # times a fixed piece of work: about a second on a quiet machine, more on a slow or busy one
 STRATEGY = """\
 kind: strategy
 tp: 8
@@ -41,6 +41,13 @@ placement: tp-cp-dp-pp
 """
 
 
+def work() -> float:
+    """Processor time of a fixed piece of plain Python, about 20 ms: what to measure other times by."""
+    begin = time.process_time()
+    sum(len(str(number)) for number in range(400_000))
+    return time.process_time() - begin
+
+
 def outcome(kind: str, path: Any) -> Spec | SpecError:
     """What loading gives: a specification or a SpecError that reads well; anything else fails the test."""
     begin = time.process_time()
@@ -51,7 +58,8 @@ def outcome(kind: str, path: Any) -> Spec | SpecError:
         assert error.faults and 5 < len(text) < 100_000
         assert all(len(str(fault)) < 6000 for fault in error.faults)
         found = error
-    assert time.process_time() - begin < SECONDS
+    spent = time.process_time() - begin
+    assert spent < 0.1 or spent < SOON * work()
     assert isinstance(found, Spec | SpecError)
     return found
 
@@ -171,7 +179,7 @@ HOSTILE: dict[str, str | bytes] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files(name: str, tmp_path: Path) -> None:
-    """Bombs, binary junk, tags, cycles and huge values are refused as SpecError by every loader, in under a second."""
+    """Bombs, binary junk, tags, cycles and huge values are refused as SpecError by every loader, soon."""
     path = tmp_path / "hostile.yaml"
     content = HOSTILE[name]
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
