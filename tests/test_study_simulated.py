@@ -108,7 +108,7 @@ def test_a_small_study_runs(small: Path, tmp_path: Path) -> None:
     assert any("simulation lone: dealt, 20 runs" in line for line in told)
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| second-hand | 1 | 0 | 1 |" in text
-    assert "| lone |  | 3 | 28 |" in text
+    assert "| lone |  | 3 systems | 28 |" in text
     assert set(found.figures) == {"bars", "curves", "parts"}
     frame = pd.read_parquet(tmp_path / "out" / "lone.parquet")
     assert {"time [s]", "size [B]", "exposed [s]", "use_1"} <= set(frame)

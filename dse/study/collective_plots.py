@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dse.errors import Fault, SpecError
-from dse.study.simulations import UNITS, SimulationTable
+from dse.study.simulations import SimulationTable
 from dse.view import theme
 from dse.view.collective_times import against_size, ratios, spread
 
@@ -27,21 +27,21 @@ def draw_collectives(figure: Figure, table: SimulationTable, rows: pd.DataFrame,
     for name in ("algorithm", "network"):
         if name not in rows:
             raise SpecError([Fault("run", str(figure.run), "must be a block of collectives")])
-    named = rows.assign(network=[table.block.titles.get("network", {}).get(v, v) for v in rows["network"]])
+    named = rows.assign(network=[(table.titles or {}).get("network", {}).get(v, v) for v in rows["network"]])
     if figure.kind == "ratios":
         return ratios(named.to_dict("records"), title=figure.title, dark=dark)
     if figure.kind == "sizes":
         if named.duplicated(["algorithm", "size"]).any():
             raise SpecError([Fault("at", "", "must leave one network and one collective")])
         return against_size(named.to_dict("records"), title=figure.title, dark=dark)
-    return _spread(figure, named, dark)
+    return _spread(figure, table, named, dark)
 
 
-def _spread(figure: Figure, rows: pd.DataFrame, dark: bool) -> go.Figure:
+def _spread(figure: Figure, table: SimulationTable, rows: pd.DataFrame, dark: bool) -> go.Figure:
     along = figure.along or "fail"
     if along not in rows or rows[along].dtype.kind not in "fi":
         raise SpecError([Fault("along", repr(along)[:60], "must be a column of numbers: fail, npus, size")])
-    unit = "1" if figure.reference is not None else UNITS.get(figure.quantity, "1")
+    unit = "1" if figure.reference is not None else table.units.get(figure.quantity, "1")
     found: dict[str, dict[float, Any]] = {}
     for (name, place), part in rows.groupby(["algorithm", along], sort=False):
         found.setdefault(name, {})[float(place)] = np.asarray(part["value"], float)

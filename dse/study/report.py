@@ -147,7 +147,7 @@ def report_text(
         lines.append(f"| {run.id} | {cell(run.title)} | {count} | [CSV]({run.id}.csv), [Parquet]({run.id}.parquet) |")
     lines += [""] if study.runs else []
     lines += search_lines(study.searches, searches)
-    lines += simulation_lines((*study.simulations, *study.collectives), simulations, cell)
+    lines += simulation_lines(study.blocks, simulations, cell)
     for found in measured.values():
         lines += table_lines(found)
     for group in dict.fromkeys(verdicts["group"]) if len(verdicts) else ():

@@ -13,7 +13,7 @@ from dse.errors import Fault, SpecError
 from dse.spec.base import Spec
 from dse.spec.fields import Name, Text
 from dse.study.fields import Point, PointText, Prose
-from dse.study.simulations import KEYS, OF_COLLECTIVES, UNITS, SimulationTable
+from dse.study.simulations import SimulationTable
 from dse.units import UnitError, parse
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 # As of expected values, and second-hand: told by others, the paper itself not seen.
 Label = Literal["paper", "recorded", "re-derived", "trend", "second-hand"]
 BEST = "best"
-NUMBERS = ("size", "x", "npus", "fail", "sample")
-COLUMNS = (*KEYS, *OF_COLLECTIVES)
 OF_SEVERAL = {"min": np.min, "max": np.max, "mean": np.mean, "median": np.median, "p90": lambda v: np.quantile(v, 0.9),
               "geomean": lambda v: np.exp(np.mean(np.log(v)))}  # fmt: skip
 
@@ -105,9 +103,9 @@ def _row(check: SimulationCheck, table: SimulationTable, passed: tuple[str, str]
         raise SpecError([_unknown("column", column, rows)])
     if check.measure == "value" and len(rows) != 1:
         raise SpecError([Fault("at", "", f"leaves {len(rows)} rows; a value is of one")])
-    unit = "1" if check.reference is not None else UNITS.get(check.quantity, "1")
+    unit = "1" if check.reference is not None else table.units.get(check.quantity, "1")
     if check.column:
-        unit = UNITS.get(check.column, "1")
+        unit = table.units.get(check.column, "1")
     values = rows["value"].to_numpy(float)
     ours = float("nan")
     if len(rows) and np.isfinite(values).all():  # one missing value spoils them all
@@ -153,12 +151,12 @@ def chosen(table: SimulationTable, quantity: str, at: Point, reference: Point | 
     rows = table.rows
     if quantity not in rows or rows[quantity].dtype.kind not in "fi":
         raise SpecError([_unknown("quantity", quantity, rows)])
-    picked = _at(rows, at).assign(value=lambda frame: frame[quantity])
+    picked = _at(table, at).assign(value=lambda frame: frame[quantity])
     if reference is None:
         return picked
-    keys = [name for name in rows if name in COLUMNS or name.startswith("share_")]
+    keys = [name for name in rows if table.is_key(name)]
     same = [name for name in keys if name not in reference and not (name in ("x", "series") and "system" in reference)]
-    others = _at(rows, {**{k: v for k, v in at.items() if k in same}, **reference})[[*same, quantity]]
+    others = _at(table, {**{k: v for k, v in at.items() if k in same}, **reference})[[*same, quantity]]
     if others.duplicated(same).any():
         raise SpecError([Fault("reference", str(reference)[:60], "leaves several rows for one")])
     joined = picked.merge(others.rename(columns={quantity: "reference"}), on=same, how="left")
@@ -167,13 +165,14 @@ def chosen(table: SimulationTable, quantity: str, at: Point, reference: Point | 
     return joined.assign(value=joined["reference"] / joined["value"])
 
 
-def _at(rows: pd.DataFrame, at: Point) -> pd.DataFrame:
+def _at(table: SimulationTable, at: Point) -> pd.DataFrame:
     """The rows whose columns have these values (or one of a list of them)."""
+    rows = table.rows
     for name, wanted in at.items():
-        if (name not in COLUMNS and not name.startswith("share_")) or name not in rows:
-            raise SpecError([_unknown("at", name, rows[[c for c in rows if c in COLUMNS or c.startswith("share_")]])])
-        values = [_value(name, v) for v in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+        if not table.is_key(name) or name not in rows:
+            raise SpecError([_unknown("at", name, rows[[c for c in rows if table.is_key(c)]])])
         column = rows[name]
+        values = [_value(table, name, v) for v in (wanted if isinstance(wanted, list | tuple) else [wanted])]
         match = column.isin(values) if column.dtype == object or column.dtype.kind not in "fi" else np.isclose(
             column.to_numpy(float)[:, None], np.asarray(values, float), rtol=1e-9, atol=0).any(axis=1)  # fmt: skip
         if not match.any():
@@ -183,11 +182,11 @@ def _at(rows: pd.DataFrame, at: Point) -> pd.DataFrame:
     return rows
 
 
-def _value(name: str, value: Any) -> Any:
-    if name not in NUMBERS and not name.startswith("share_"):
+def _value(table: SimulationTable, name: str, value: Any) -> Any:
+    if table.rows[name].dtype.kind not in "fi":
         return str(value)
     try:
-        return parse(value, UNITS.get(name, "1"))
+        return parse(value, table.units.get(name, "1"))
     except UnitError as error:
         raise SpecError([Fault(f"at.{name}", repr(value)[:40], str(error))]) from None
 
@@ -199,12 +198,14 @@ def _unknown(field: str, name: str, rows: pd.DataFrame) -> Fault:
 
 
 def report_lines(blocks: Sequence[Any], found: Mapping[str, SimulationTable], cell: Any) -> list[str]:
-    """The part of ``report.md`` about simulations and collectives."""
+    """The part of ``report.md`` about simulations, collectives and tables of domains."""
     if not blocks:
         return []
-    lines = ["## Simulations and collectives", "", "| block | what | systems | runs | table |", "|---|---|---|---|---|"]
+    heading = "Tables" if all(hasattr(b, "maker") for b in blocks) else "Simulations and collectives"
+    lines = [f"## {heading}", "", "| block | what | of | rows | table |", "|---|---|---|---|---|"]
     for block in blocks:
         files = f"[CSV]({block.id}.csv), [Parquet]({block.id}.parquet)"
         count = f"{len(found[block.id].rows):,}"
-        lines.append(f"| {block.id} | {cell(block.title)} | {len(block.systems)} | {count} | {files} |")
+        of = block.maker if hasattr(block, "maker") else f"{len(block.systems)} systems"
+        lines.append(f"| {block.id} | {cell(block.title)} | {of} | {count} | {files} |")
     return [*lines, ""]

@@ -10,7 +10,7 @@ import numpy as np
 from dse.errors import Fault, SpecError
 from dse.study.collective_plots import draw_collectives
 from dse.study.simulated import chosen
-from dse.study.simulations import UNITS, SimulationTable
+from dse.study.simulations import SimulationTable
 from dse.units import engineering
 from dse.view import theme
 
@@ -40,14 +40,21 @@ def draw_simulated(figure: Figure, table: SimulationTable, *, dark: bool = False
     figure = figure.model_copy(update={"quantity": _quantity(figure)})
     rows = chosen(table, figure.quantity, figure.at, _reference(figure))
     by = [name.strip() for name in (figure.by or "").split(",") if name.strip()]
-    for field, name in (("along", figure.along or ""), *(("by", name) for name in by)):
+    for field, name in (
+        ("along", figure.along or ""),
+        *(("by", name) for name in by),
+        ("x", figure.x or ""),
+        ("y", figure.y or ""),
+    ):
         if name and name not in rows:
-            known = "system, workload, variant, size, x, share_1, ..."
+            known = ", ".join(column for column in rows if table.is_key(column))
             raise SpecError([Fault(field, repr(name)[:60], f"must be one of {known}")])
     if figure.kind in ("sizes", "ratios", "spread"):
         return draw_collectives(figure, table, rows, dark)
     if figure.kind == "parts":
         return _parts(figure, table, rows, dark)
+    if figure.kind == "grid":
+        return _grid(figure, table, rows, dark)
     draw = _bars if figure.kind == "bars" else _curves
     return draw(figure, table, rows, by, dark)
 
@@ -68,23 +75,25 @@ def _reference(figure: Figure) -> dict[str, Any] | None:
     return figure.reference.at
 
 
-def _unit(figure: Figure) -> str:
-    return "1" if figure.reference is not None else UNITS.get(figure.quantity, "1")
+def _unit(figure: Figure, table: SimulationTable) -> str:
+    return "1" if figure.reference is not None else table.units.get(figure.quantity, "1")
 
 
 def _names(table: SimulationTable, rows: pd.DataFrame, column: str) -> list[str]:
     """What a column holds, as people read it: titles of systems, workloads and variants; numbers with units."""
     if rows[column].dtype.kind not in "fi":
-        titles = table.block.titles.get(column, {})
+        titles = (table.titles or {}).get(column, {})
         return [titles.get(value, value) for value in rows[column]]
-    return [_label(column, value) for value in rows[column]]
+    return [_label(table, column, value) for value in rows[column]]
 
 
-def _label(column: str, value: Any) -> str:
-    """A value of a column; sizes of whole binary megabytes are given in these."""
-    if column == "size" and value % 2**20 == 0:
-        return f"{value / 2**30:g} GiB" if value % 2**30 == 0 else f"{value / 2**20:g} MiB"
-    return theme.label(value, UNITS.get(column, ""))
+def _label(table: SimulationTable, column: str, value: Any) -> str:
+    """A value of a column; bytes that are whole binary kilobytes are given in binary units."""
+    unit = table.units.get(column, "")
+    if unit == "B" and value >= 1024 and value % 1024 == 0:
+        power = min(int(np.log2(value)) // 10, 4)
+        return f"{value / 1024**power:.4g} {' KMGT'[power]}iB"
+    return theme.label(value, unit)
 
 
 def _groups(table: SimulationTable, rows: pd.DataFrame, by: list[str]) -> list[tuple[str, tuple[int, ...], Any]]:
@@ -115,7 +124,7 @@ def _told(name: str, at: list[str], values: Any, unit: str) -> list[str]:
 
 
 def _bars(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list[str], dark: bool) -> go.Figure:
-    unit = _unit(figure)
+    unit = _unit(figure, table)
     factor, shown = theme.axis_scale(rows["value"], unit)
     along = figure.along or "system"
     names = list(dict.fromkeys(_names(table, rows, along)))
@@ -145,17 +154,17 @@ def _bars(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list[s
 
 
 def _curves(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list[str], dark: bool) -> go.Figure:
-    unit, along = _unit(figure), figure.along or "x"
+    unit, along = _unit(figure, table), figure.along or "x"
     if along not in rows or rows[along].dtype.kind not in "fi":
         raise SpecError([Fault("along", repr(along)[:60], "must be a column of numbers: size, x, share_1, ...")])
     factor, shown = theme.axis_scale(rows["value"], unit)
-    scale, x_shown = theme.axis_scale(rows[along], UNITS.get(along, "1"))
+    scale, x_shown = theme.axis_scale(rows[along], table.units.get(along, "1"))
     traces = []
     for name, (first, second), part in _groups(table, rows, by):
         best = part.groupby(along)["value"]
         line = best.max() if figure.reference is not None else best.min()
         colour = theme.SPARE[first % len(theme.SPARE)]
-        at = [_label(along, v) for v in line.index]
+        at = [_label(table, along, v) for v in line.index]
         traces.append(
             {
                 "type": "scatter", "mode": "lines+markers", "name": name, "showlegend": bool(by),
@@ -170,7 +179,8 @@ def _curves(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list
     axis: dict[str, Any] = {"title": {"text": words}}
     if along == "size":
         ticks = sorted(set(rows[along]))
-        places = {"tickvals": [tick / scale for tick in ticks], "ticktext": [_label(along, tick) for tick in ticks]}
+        texts = [_label(table, along, tick) for tick in ticks]
+        places = {"tickvals": [tick / scale for tick in ticks], "ticktext": texts}
         axis = {"title": {"text": figure.x_title or "Size"}, "type": "log", **places}
     return theme.drawn(
         traces, title=figure.title, dark=dark, xaxis=axis, yaxis=_value_axis(figure, rows["value"] / factor, shown),
@@ -212,6 +222,46 @@ def _parts(figure: Figure, table: SimulationTable, rows: pd.DataFrame, dark: boo
         yaxis={"type": "category", "autorange": "reversed", "showgrid": False}, legend=theme.BELOW,
         margin={"b": 100},
     )  # fmt: skip
+
+
+def _grid(figure: Figure, table: SimulationTable, rows: pd.DataFrame, dark: bool) -> go.Figure:
+    """A heat map over two columns, each value of theirs a place, in the order of the table or of the numbers."""
+    across, down = figure.x or "", figure.y or ""
+    if rows.duplicated([across, down]).any():
+        raise SpecError([Fault("at", "", f"several rows of {figure.run} are on one place: name more columns")])
+    columns, lines = _places(rows[across]), _places(rows[down])
+    z = rows.set_index([down, across])["value"].unstack().reindex(index=lines, columns=columns).to_numpy(float)
+    unit = _unit(figure, table)
+    factor, shown = theme.axis_scale(z[np.isfinite(z)], unit)
+    names = [[_label(table, name, v) for v in values] for name, values in ((across, columns), (down, lines))]
+    if titles := table.titles:
+        names = [[titles.get(n, {}).get(v, v) for v in found] for n, found in zip((across, down), names, strict=True)]
+    text = [[theme.short(v, unit) if np.isfinite(v) else "" for v in row] for row in z]
+    words = figure.value_title or theme.sentence(TITLES.get(figure.quantity, figure.quantity.replace("_", " ")))
+    colour = np.log10(np.where(z > 0, z, np.nan)) if figure.log else z / factor
+    bar: dict[str, Any] = {"title": {"text": theme.with_unit(words, shown), "side": "right"}}
+    if figure.log and np.isfinite(colour).any():
+        marks = np.linspace(np.nanmin(colour), np.nanmax(colour), 5)
+        bar |= {"tickvals": marks, "ticktext": [theme.short(10**m, unit) for m in marks]}
+    heat = {
+        "type": "heatmap", "x": names[0], "y": names[1], "z": colour, "colorbar": bar,
+        "colorscale": "Cividis", "xgap": 1, "ygap": 1,
+        "text": text if z.size <= 150 else None, "texttemplate": "%{text}" if z.size <= 150 else None,
+        "customdata": text, "hoverongaps": False,
+        "hovertemplate": f"{theme.sentence(across)}: %{{x}}<br>{theme.sentence(down)}: %{{y}}<br>"
+                         "<b>%{customdata}</b><extra></extra>",
+    }  # fmt: skip
+    axes = [
+        {"type": "category", "title": {"text": given or theme.sentence(name.replace("_", " "))}, "showgrid": False}
+        for given, name in ((figure.x_title, across), (figure.y_title, down))
+    ]
+    return theme.drawn([heat], title=figure.title, dark=dark, xaxis=axes[0], yaxis=axes[1])
+
+
+def _places(column: pd.Series) -> list[Any]:
+    """The different values of a column: numbers in order, names as they come."""
+    values = list(dict.fromkeys(column))
+    return sorted(values) if column.dtype.kind in "fi" else values
 
 
 def _legend(figure: Figure, by: list[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,14 +148,31 @@ class Simulated(Spec):
 
 @dataclass
 class SimulationTable:
-    """What a block of simulations, or of collectives, gave: one row each, columns in SI units (those of ``UNITS``)."""
+    """What a block of simulations, of collectives or of a domain's table gave.
+
+    Attributes:
+        rows: one row each, columns in SI units (those of ``units``).
+        keys: columns that tell rows apart; those of shares of a bandwidth come on top.
+        titles: what the values of columns are called.
+    """
 
     block: Any
     rows: pd.DataFrame = field(repr=False)
+    keys: tuple[str, ...] = (*KEYS, *OF_COLLECTIVES)
+    units: Mapping[str, str] = field(default_factory=lambda: UNITS)
+    titles: Mapping[str, Mapping[str, str]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.titles is None:
+            self.titles = self.block.titles
+
+    def is_key(self, name: str) -> bool:
+        """Whether a column tells rows apart."""
+        return name in self.keys or name.startswith("share_")
 
     def frame(self) -> pd.DataFrame:
         """The table for people: units in the headers."""
-        return self.rows.rename(columns={name: f"{name} [{unit}]" for name, unit in UNITS.items()})
+        return self.rows.rename(columns={name: f"{name} [{unit}]" for name, unit in self.units.items()})
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from dse.study.measured import Average, Measured
 from dse.study.searches import SearchCheck, Searched
 from dse.study.simulated import SimulationCheck
 from dse.study.simulations import Simulated
+from dse.study.tables import Tabled
 
 # Where a value to compare with comes from: printed in the paper, recorded by its authors' simulator, computed again
 # from their method by someone else, or only a direction that must hold.
@@ -33,8 +34,8 @@ Label = Literal["paper", "recorded", "re-derived", "trend"]
 
 OF_MEASURED = ("accuracy", "ranking")  # kinds of figures whose run is a measured table
 OF_SEARCHES = ("front", "parallel")  # those whose run is a search
-# Those whose run is a block of simulations or collectives; the last three are of collectives alone.
-OF_SIMULATIONS = ("bars", "parts", "curves", "sizes", "ratios", "spread")
+# Those whose run is a block of simulations, of collectives (the last three of these alone) or a table of a domain.
+OF_SIMULATIONS = ("bars", "parts", "curves", "grid", "sizes", "ratios", "spread")
 
 
 class RunAxis(Spec):
@@ -85,8 +86,9 @@ class Figure(Spec):
     time, or peak memory where ``quantity`` is ``memory``; ``by`` is the column that colours) and ``ranking`` (places in
     each sweep); their ``run`` is a measured table. Figures of searches are ``front`` (columns ``x`` and ``y``, coloured
     ``by``) and ``parallel``. Figures of simulations are ``bars`` and ``curves`` of a quantity ``along`` a column, one
-    colour for each value of ``by`` (two columns: ``system, variant``), and ``parts`` of the time stacked. Where several
-    rows fall on one point of a curve, the best is shown. Figures of collectives are, besides these, ``sizes`` (time
+    colour for each value of ``by`` (two columns: ``system, variant``), ``grid`` (a heat map over the columns ``x`` and
+    ``y``), and ``parts`` of the time stacked. Where several rows fall on one point of a curve, the best is shown; those
+    of tables of domains are drawn alike. Figures of collectives are, besides these, ``sizes`` (time
     against size, with the bound), ``ratios`` (time over bound by network) and ``spread`` (quantiles over the samples
     ``along`` a column).
     """
@@ -94,7 +96,7 @@ class Figure(Spec):
     id: Name
     kind: Literal[
         "breakdown", "footprint", "heatmap", "lines", "comparison", "roofline", "verdicts", "accuracy", "ranking",
-        "front", "parallel", "bars", "parts", "curves", "sizes", "ratios", "spread",
+        "front", "parallel", "bars", "parts", "curves", "grid", "sizes", "ratios", "spread",
     ]  # fmt: skip
     run: Name | None = None
     title: Text = ""
@@ -176,8 +178,8 @@ class Study(Spec):
     """A study. ``defaults`` holds fields that runs share; a run's own strategy fields override those.
 
     It has runs (sweeps), ``measured`` tables that predictions are held against, ``searches``, ``simulations``,
-    ``collectives``, or several of these. The table named by ``simulation_values`` holds more ``simulation_checks``, one
-    a row, which are of simulations or of collectives.
+    ``collectives``, ``tables`` of domains, or several of these. The file named by ``simulation_values`` holds more
+    ``simulation_checks``, one a row, which are of simulations, collectives or tables.
     """
 
     id: Name
@@ -190,6 +192,7 @@ class Study(Spec):
     searches: tuple[Searched, ...] = ()
     simulations: tuple[Simulated, ...] = ()
     collectives: tuple[Collectives, ...] = ()
+    tables: tuple[Tabled, ...] = ()
     figures: tuple[Figure, ...] = ()
     expected: PlainFile | None = None
     trends: tuple[Trend, ...] = ()
@@ -219,9 +222,14 @@ class Study(Spec):
 
     @model_validator(mode="after")
     def _not_empty(self) -> Study:
-        if not (self.runs or self.measured or self.searches or self.simulations or self.collectives):
-            raise ValueError("a study needs runs, measured tables, searches, simulations or collectives")
+        if not (self.runs or self.measured or self.searches or self.blocks):
+            raise ValueError("a study needs runs, measured tables, searches, simulations, collectives or tables")
         return self
+
+    @property
+    def blocks(self) -> tuple[Simulated | Collectives | Tabled, ...]:
+        """What gives one table each, that figures and simulation checks read alike."""
+        return (*self.simulations, *self.collectives, *self.tables)
 
 
 # -- loading ------------------------------------------------------------------------------------------------
@@ -290,7 +298,7 @@ def _reference_faults(study: Study, where: str) -> list[Fault]:
     """Ids given twice, and references to runs that are not there."""
     runs, tables = [run.id for run in study.runs], [block.id for block in study.measured]
     searches = [block.id for block in study.searches]
-    simulations = [block.id for block in (*study.simulations, *study.collectives)]
+    simulations = [block.id for block in study.blocks]
     faults = []
     for what, ids in (
         ("runs", [*runs, *tables, *searches, *simulations]),
@@ -302,7 +310,7 @@ def _reference_faults(study: Study, where: str) -> list[Fault]:
     others = (
         (OF_MEASURED, tables, "a measured table"),
         (OF_SEARCHES, searches, "a search"),
-        (OF_SIMULATIONS, simulations, "a block of simulations"),
+        (OF_SIMULATIONS, simulations, "a block of simulations, collectives or a table"),
     )
     for i, figure in enumerate(study.figures):
         if found := next((found for kinds, *found in others if figure.kind in kinds), None):
@@ -313,7 +321,9 @@ def _reference_faults(study: Study, where: str) -> list[Fault]:
         elif figure.kind != "verdicts":
             uses.append((f"figures.{i}.run", figure.run or ""))
         uses.append((f"figures.{i}.reference.run", figure.reference.run if figure.reference else None))
-        needs = {"heatmap": ("x", "y"), "lines": ("along",), "comparison": ("along",)}.get(figure.kind, ())
+        needs = {"heatmap": ("x", "y"), "grid": ("x", "y"), "lines": ("along",), "comparison": ("along",)}.get(
+            figure.kind, ()
+        )
         faults += [
             Fault(f"figures.{i}.{field}", "", f"is required for a {figure.kind}", where)
             for field in needs

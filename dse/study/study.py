@@ -19,6 +19,7 @@ from dse.study.searches import check_row, run_search
 from dse.study.simulated import simulation_rows
 from dse.study.simulations import SimulationTable, run_simulations
 from dse.study.spec import Expected, Run, Study, load_study, studies
+from dse.study.tables import run_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ class StudyReport:
             source; of measured tables also sample (had the constants seen the rows?), held_out, cause.
         measured: the predicted rows of each measured table.
         searches: what each search found.
-        simulations: what each block of simulations, or of collectives, gave.
+        simulations: what each block of simulations or collectives, and each table, gave.
         figures: Plotly figures by id.
         files: what was written, in order.
     """
@@ -126,6 +127,11 @@ def run_study(
             simulated[block.id] = run_collectives(block, lambda value: _beside(value, folder), say)
         except SpecError as error:
             faults += [replace(f, path=f"collectives.{index} ({block.id}): {f.path}") for f in error.faults]
+    for index, made in enumerate(study.tables):
+        try:
+            simulated[made.id] = run_table(made, lambda value: _beside(value, folder), say)
+        except SpecError as error:
+            faults += [replace(f, path=f"tables.{index} ({made.id}): {f.path}") for f in error.faults]
     if faults:
         raise SpecError(faults)
     verdicts = _verdicts(study, expected, results, compared, searched, simulated)

@@ -1,0 +1,54 @@
+"""Tables that domains make for studies: each maker is a specification, its fields are what a study file may set."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from dse.errors import Fault, SpecError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Say = Callable[[str], None]
+
+# Name in study files: module and class. A new table is one line here and one class there.
+MAKERS: dict[str, str] = {}
+
+
+class Table(NamedTuple):
+    """A table of a domain.
+
+    Attributes:
+        rows: one row a case; columns are labels, numbers that tell cases apart, and quantities in SI units.
+        keys: the columns that tell one row from the others.
+        units: SI unit of each column that has one.
+        titles: for columns of labels, what their values are called in figures.
+    """
+
+    rows: pd.DataFrame
+    keys: tuple[str, ...]
+    units: Mapping[str, str] = {}
+    titles: Mapping[str, Mapping[str, str]] = {}
+
+
+class Maker(Protocol):
+    """A :class:`dse.spec.base.Spec` that makes a table; ``say`` is told how far it is."""
+
+    def table(self, say: Say) -> Table: ...
+
+
+def maker(name: str, settings: Mapping[str, Any], *, where: str = "") -> Maker:
+    """The maker of that name with these settings.
+
+    Raises:
+        SpecError: no such maker, or settings that it does not take.
+    """
+    if name not in MAKERS:
+        near = difflib.get_close_matches(name[:80], MAKERS, n=1)
+        rule = f"did you mean {near[0]!r}?" if near else f"must be one of {', '.join(MAKERS)}"
+        raise SpecError([Fault("maker", repr(name)[:60], rule, where)])
+    module, kind = MAKERS[name].split(":")
+    return getattr(import_module(module), kind).parse(dict(settings), where=where)
