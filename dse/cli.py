@@ -260,7 +260,9 @@ def reproduce(
 
 @catalogue_app.command("list")
 def catalogue_list(
-    kind: Annotated[str | None, typer.Argument(help="accelerator, node, cluster or model; all by default.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="model, cluster, accelerator, node, stack, engine, ...; all by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the catalogue."""
@@ -281,7 +283,7 @@ def catalogue_list(
 def catalogue_show(
     entry: Annotated[str, typer.Argument(help="Id of an entry.")],
     kind: Annotated[
-        str | None, typer.Option(help="Where an id names several: accelerator, node, cluster, model.")
+        str | None, typer.Option(help="Where an id names several: accelerator, node, cluster, model, engine, ...")
     ] = None,
 ) -> None:
     """Print an entry's YAML: the start of a file of your own."""

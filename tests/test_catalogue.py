@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from dse.accuracy import corpus
+from dse.domains.sushi.accelerator import SubGraphAccelerator
+from dse.domains.vegeta.engine import Engine
 from dse.errors import SpecError
 from dse.spec import catalogue
 from dse.spec.hardware import Accelerator, Cluster, Node
@@ -19,7 +21,8 @@ from dse.spec.workload import Transformer, load_model
 
 TABLES = ("training", "training_supplement", "training_oom", "gemm", "nccl")
 measured = lru_cache(corpus.measured)
-CLASSES = {"accelerator": Accelerator, "node": Node, "cluster": Cluster, "stack": Stack}
+CLASSES = {"accelerator": Accelerator, "node": Node, "cluster": Cluster, "stack": Stack, "engine": Engine,
+           "subgraph-accelerator": SubGraphAccelerator}  # fmt: skip
 ENTRIES = [(kind, id) for kind in catalogue.FOLDERS for id in catalogue.ids(kind)]
 MODELS = catalogue.ids("model")
 TRANSFORMERS = [id for id in MODELS if isinstance(load_model(id), Transformer)]

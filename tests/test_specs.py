@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 import dse
 from dse import units
+from dse.domains.sushi.accelerator import SubGraphAccelerator
+from dse.domains.vegeta.engine import Engine
 from dse.errors import SpecError
 from dse.spec import catalogue
 from dse.spec.base import Spec
@@ -32,7 +34,8 @@ quick = settings(deadline=None, derandomize=True, max_examples=30)
 MODEL_CLASSES = tuple(FAMILIES.values())
 NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._+-]{0,20}\Z")
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=40)
-CLASSES = {"accelerator": Accelerator, "node": Node, "cluster": Cluster, "stack": Stack}
+CLASSES = {"accelerator": Accelerator, "node": Node, "cluster": Cluster, "stack": Stack, "engine": Engine,
+           "subgraph-accelerator": SubGraphAccelerator}  # fmt: skip
 
 
 def round_trip(spec: Spec) -> Spec:

@@ -13,7 +13,11 @@ from dse.spec import calibration
 from dse.spec.base import Entry
 from dse.spec.load import read_yaml
 
-FOLDERS = {"accelerator": "accelerators", "node": "nodes", "cluster": "clusters", "model": "models", "stack": "stacks"}
+FOLDERS = {
+    "accelerator": "accelerators", "node": "nodes", "cluster": "clusters", "model": "models", "stack": "stacks",
+    "engine": "engines",  # dse.domains.vegeta
+    "subgraph-accelerator": "subgraph-accelerators",  # dse.domains.sushi
+}  # fmt: skip
 _MAX_INHERITANCE = 8
 
 

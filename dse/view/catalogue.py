@@ -10,7 +10,7 @@ from dse.errors import Fault, SpecError
 from dse.spec import catalogue, load_accelerator, load_cluster, load_model, load_node, load_stack
 from dse.units import engineering
 
-ORDER = ("model", "cluster", "accelerator", "node", "stack")
+ORDER = ("model", "cluster", "accelerator", "node", "stack", "engine", "subgraph-accelerator")
 
 
 def catalogue_rows(kind: str | None = None) -> list[dict[str, Any]]:
@@ -36,6 +36,21 @@ def _describe(kind: str, entry: str) -> dict[str, str]:
         return {"name": device.name, "what": f"{engineering(peak, 'FLOP/s')}, {memory}"}
     if kind == "stack":
         return {"name": load_stack(entry).name, "what": ""}
+    if kind == "engine":
+        from dse.domains.vegeta.engine import load_engine
+
+        engine = load_engine(entry)
+        ratios = ", ".join(f"{n}:{engine.block}" for n in sorted(engine.patterns, reverse=True))
+        return {"name": engine.name, "what": f"{engine.macs} MACs at {engine.clock / 1e9:g} GHz, {ratios}"}
+    if kind == "subgraph-accelerator":
+        from dse.domains.sushi.accelerator import load_subgraph_accelerator
+
+        array = load_subgraph_accelerator(entry)
+        kept = f"{array.persistent_buffer / 2**20:.4g} MiB kept"
+        return {
+            "name": array.name,
+            "what": f"{array.kernels * array.channels * array.taps:,} MACs at {array.clock / 1e6:g} MHz, {kept}",
+        }
     if kind == "node":
         node = load_node(entry)
         return {"name": node.name, "what": f"{node.devices} × {node.accelerator.id}"}
