@@ -361,7 +361,7 @@ def test_collectives_in_a_study(tmp_path):
     alone = dse.estimate("gpt-1.7b", own_cluster("mesh:2x4", 8, "ring"), plan)
     assert steps.loc[("mesh", "ring"), "time"] == pytest.approx(float(alone["step_time"]))
     assert list(found.figures) == ["ratios", "spread", "sizes", "bars"]
-    assert "| lone |  | 2 |" in (tmp_path / "out" / "report.md").read_text()
+    assert "| lone |  | 2 systems |" in (tmp_path / "out" / "report.md").read_text()
     again = run_study(tmp_path / "study")
     assert again.simulations["lone"].rows.equals(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import re
 import time
@@ -50,6 +51,7 @@ def work() -> float:
 
 def outcome(kind: str, path: Any) -> Spec | SpecError:
     """What loading gives: a specification or a SpecError that reads well; anything else fails the test."""
+    gc.freeze()  # what other tests have left in memory is not to be searched for garbage meanwhile
     begin = time.process_time()
     try:
         found = LOADERS[kind](path)
@@ -59,6 +61,7 @@ def outcome(kind: str, path: Any) -> Spec | SpecError:
         assert all(len(str(fault)) < 6000 for fault in error.faults)
         found = error
     spent = time.process_time() - begin
+    gc.unfreeze()
     assert spent < 0.1 or spent < SOON * work()
     assert isinstance(found, Spec | SpecError)
     return found
