@@ -17,6 +17,8 @@ import typer
 from dse.accuracy import cli as accuracy_cli
 from dse.app import lab_cli
 from dse.collective import cli as collective_cli
+from dse.domains.sushi import cli as sushi_cli
+from dse.domains.vegeta import cli as vegeta_cli
 from dse.errors import DseError, Fault, InfeasibleDesign, SpecError
 from dse.explore.require import cli as require_cli
 from dse.explore.search import cli as search_cli
@@ -53,7 +55,8 @@ catalogue_app = typer.Typer(help="List and show the catalogue's entries.", no_ar
 app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(measure_app, name="measure")
 PARTS = (
-    stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli, lab_cli, trace_cli, simulate_cli, collective_cli
+    stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli, lab_cli, trace_cli, simulate_cli,
+    collective_cli, vegeta_cli, sushi_cli,
 )  # fmt: skip
 for part in PARTS:
     part.attach(app)

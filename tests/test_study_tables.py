@@ -99,12 +99,15 @@ def test_faults_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -
     assert words in str(caught.value)
 
 
-def test_every_maker_can_be_made() -> None:
-    """Each name stands for a class whose settings all have defaults."""
+def test_every_maker_is_there() -> None:
+    """Each name stands for a specification that makes a table and says what it is; what it needs it asks for."""
     for name in MAKERS:
-        assert hasattr(tables.maker(name, {}), "table"), name
         module, kind = MAKERS[name].split(":")
-        assert issubclass(getattr(import_module(module), kind), Spec) and getattr(import_module(module), kind).__doc__
+        made = getattr(import_module(module), kind)
+        assert issubclass(made, Spec) and made.__doc__ and callable(made.table), name
+        with pytest.raises(SpecError, match="colour") as caught:
+            tables.maker(name, {"colour": 1})
+        assert {fault.rule for fault in caught.value.faults if fault.path != "colour"} <= {"is required"}
 
 
 def test_a_table_of_a_block_without_titles() -> None:

@@ -15,7 +15,23 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 # Name in study files: module and class. A new table is one line here and one class there.
-MAKERS: dict[str, str] = {}
+MAKERS: dict[str, str] = {
+    "vegeta-geometry": "dse.domains.vegeta.tables:Geometry",
+    "vegeta-speedup": "dse.domains.vegeta.tables:Speedup",
+    "vegeta-sensitivity": "dse.domains.vegeta.tables:Sensitivity",
+    "vegeta-unstructured": "dse.domains.vegeta.tables:Unstructured",
+    "vegeta-granularity": "dse.domains.vegeta.tables_spaces:Granularity",
+    "vegeta-crossover": "dse.domains.vegeta.tables_spaces:Crossover",
+    "vegeta-design-space": "dse.domains.vegeta.tables_spaces:DesignSpace",
+    "sushi-subnets": "dse.domains.sushi.tables:SubNets",
+    "sushi-layers": "dse.domains.sushi.tables:MeasuredLayers",
+    "sushi-savings": "dse.domains.sushi.tables:Savings",
+    "sushi-unknowns": "dse.domains.sushi.tables:Unknowns",
+    "sushi-serving": "dse.domains.sushi.tables:Serving",
+    "sushi-breakeven": "dse.domains.sushi.tables:BreakEven",
+    "sushi-search": "dse.domains.sushi.tables:Searched",
+    "sushi-gpus": "dse.domains.sushi.tables:Gpus",
+}
 
 
 class Table(NamedTuple):

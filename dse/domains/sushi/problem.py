@@ -1,4 +1,4 @@
-"""A serving problem put together: an accelerator with some constants changed, its latency table, what queries ask for."""
+"""A serving problem put together: an accelerator with constants changed, its latency table, what queries ask for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from dse.errors import Fault, SpecError
 
 if TYPE_CHECKING:
     from dse.domains.sushi.supernet import SubNet
-
 
 
 def machine(

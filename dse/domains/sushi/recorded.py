@@ -22,8 +22,8 @@ _HEAD = re.compile(r"^\s*(\w+?)\s*(?:[\[(]\s*(.*?)\s*[\])])?\s*$")
 def from_csv(path: Path | str) -> Stream:
     """Read a recorded stream.
 
-    The first line names the columns, in any order, with their units: ``arrival [ms],accuracy [%],latency [ms]``. Without
-    a unit they are seconds and fractions. Queries may stand in any order; columns of other names are left alone.
+    The first line names the columns, in any order, with their units: ``arrival [ms],accuracy [%],latency [ms]``.
+    Without a unit they are seconds and fractions. Queries may stand in any order; other columns are left alone.
 
     Raises:
         SpecError: the file is not there, has no such columns, or a cell is not a number: names line and column.

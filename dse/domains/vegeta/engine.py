@@ -1,18 +1,18 @@
 """Matrix engines of a core: geometry of the array, registers, and the core that feeds them.
 
-An engine VEGETA-{D|S}-alpha-beta is a weight-stationary systolic array: A (the weights) stands in the array, B comes from
-the west, C goes in at the north and out at the south. alpha columns of the output share one processing element and its
-inputs (broadcast); beta multiply-adds of a column work side by side and their sums meet in an adder tree below the
-array (reduction). An instruction passes four stages, named after RASA (Jeong et al., DAC 2021):
+An engine VEGETA-{D|S}-alpha-beta is a weight-stationary systolic array: A (the weights) stands in the array, B comes
+from the west, C goes in at the north and out at the south. alpha columns of the output share one processing element
+and its inputs (broadcast); beta multiply-adds of a column work side by side and their sums meet in an adder tree below
+the array (reduction). An instruction passes four stages, named after RASA (Jeong et al., DAC 2021):
 
     WL  weight load   rows
     FF  feed first    tile_n                   (columns of B enter)
     FS  feed second   rows - 1                 (the last column reaches the last row)
     DR  drain         cols + log2(beta)        (outputs leave, adder tree included)
 
-with rows = tile_k / beta and cols = tile_m / alpha, all in cycles of the engine's clock. For beta = 1 and alpha = 1 the
-sum is RASA's 2 T_K + T_M + T_N - 1. The names and RASA's formula are recalled with high confidence, the term of beta with
-medium confidence; alpha in DR is derived.
+with rows = tile_k / beta and cols = tile_m / alpha, all in cycles of the engine's clock. For beta = 1 and alpha = 1
+the sum is RASA's 2 T_K + T_M + T_N - 1. The names and RASA's formula are recalled with high confidence, the term of
+beta with medium confidence; alpha in DR is derived.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ KIND = "engine"
 Hertz = _quantity("Hz", 1.0, 1e12)
 Rate = Annotated[float, Unit("1"), Field(gt=0, le=1e6)]
 Cycles = _quantity("1", 0, 1e6)
+Window = Annotated[Count, Field(le=4096)]
 
 
 class Core(Spec):
@@ -49,14 +50,14 @@ class Core(Spec):
         stores: ``shared``, a stored line takes the time of a loaded one on the same path; ``separate``, stores have a
             path of their own of the same rate.
         rename_registers: physical tile registers beyond the architectural ones that writes may take; None: as many
-            as the run-ahead needs; 0: a write waits until the old value has been read.
+            as the run-ahead needs; 0: a write enters when the old value has been read, and all that follows after it.
         engine_order: of matrix instructions: ``program``, or ``ready``: the oldest of those that have entered and
             could start first.
     """
 
     clock: Hertz = 2e9
     issue_width: Count = 4
-    run_ahead: Count = 97
+    run_ahead: Window = 97
     load_lines: Rate = 0.75
     load_latency: Cycles = 14.0
     load_buffer: CountOrZero = 0
