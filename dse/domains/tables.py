@@ -40,7 +40,7 @@ class Table(NamedTuple):
     Attributes:
         rows: one row a case; columns are labels, numbers that tell cases apart, and quantities in SI units.
         keys: the columns that tell one row from the others.
-        units: SI unit of each column that has one.
+        units: SI unit of each column that has one; ``%`` for fractions that figures show as percentages.
         titles: for columns of labels, what their values are called in figures.
     """
 

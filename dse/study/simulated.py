@@ -103,9 +103,9 @@ def _row(check: SimulationCheck, table: SimulationTable, passed: tuple[str, str]
         raise SpecError([_unknown("column", column, rows)])
     if check.measure == "value" and len(rows) != 1:
         raise SpecError([Fault("at", "", f"leaves {len(rows)} rows; a value is of one")])
-    unit = "1" if check.reference is not None else table.units.get(check.quantity, "1")
+    unit = "1" if check.reference is not None else table.unit(check.quantity)
     if check.column:
-        unit = table.units.get(check.column, "1")
+        unit = table.unit(check.column)
     values = rows["value"].to_numpy(float)
     ours = float("nan")
     if len(rows) and np.isfinite(values).all():  # one missing value spoils them all
@@ -186,7 +186,7 @@ def _value(table: SimulationTable, name: str, value: Any) -> Any:
     if table.rows[name].dtype.kind not in "fi":
         return str(value)
     try:
-        return parse(value, table.units.get(name, "1"))
+        return parse(value, table.unit(name))
     except UnitError as error:
         raise SpecError([Fault(f"at.{name}", repr(value)[:40], str(error))]) from None
 

@@ -93,7 +93,18 @@ def _label(table: SimulationTable, column: str, value: Any) -> str:
     if unit == "B" and value >= 1024 and value % 1024 == 0:
         power = min(int(np.log2(value)) // 10, 4)
         return f"{value / 1024**power:.4g} {' KMGT'[power]}iB"
-    return theme.label(value, unit)
+    return _short(value, unit) if unit == "%" else theme.label(value, unit)
+
+
+def _short(value: float, unit: str, digits: int = 3) -> str:
+    """A number in a figure; fractions with the unit % as percentages."""
+    if unit == "%":
+        return f"{100 * value:.{digits}g} %"
+    return theme.short(value, unit) if digits == 3 else engineering(value, unit)
+
+
+def _scale(values: Any, unit: str) -> tuple[float, str]:
+    return (0.01, "%") if unit == "%" else theme.axis_scale(values, unit)
 
 
 def _groups(table: SimulationTable, rows: pd.DataFrame, by: list[str]) -> list[tuple[str, tuple[int, ...], Any]]:
@@ -120,12 +131,12 @@ def _value_axis(figure: Figure, values: Any, shown: str) -> dict[str, Any]:
 
 def _told(name: str, at: list[str], values: Any, unit: str) -> list[str]:
     """What a mark says when pointed at."""
-    return [f"<b>{name}</b><br>{a}: {engineering(v, unit)}" for a, v in zip(at, values, strict=True)]
+    return [f"<b>{name}</b><br>{a}: {_short(v, unit, 4)}" for a, v in zip(at, values, strict=True)]
 
 
 def _bars(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list[str], dark: bool) -> go.Figure:
     unit = _unit(figure, table)
-    factor, shown = theme.axis_scale(rows["value"], unit)
+    factor, shown = _scale(rows["value"], unit)
     along = figure.along or "system"
     names = list(dict.fromkeys(_names(table, rows, along)))
     traces = []
@@ -140,7 +151,7 @@ def _bars(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list[s
                 "marker": {"color": theme.SPARE[first % len(theme.SPARE)], "pattern": hatch},
                 "customdata": _told(name, at, values, unit),
                 "hovertemplate": "%{customdata}<extra></extra>",
-                "text": [theme.short(v, unit) if len(rows) <= 24 else "" for v in values], "textposition": "outside",
+                "text": [_short(v, unit) if len(rows) <= 24 else "" for v in values], "textposition": "outside",
                 "textfont": {"size": 11}, "cliponaxis": False,
             }
         )  # fmt: skip
@@ -157,8 +168,8 @@ def _curves(figure: Figure, table: SimulationTable, rows: pd.DataFrame, by: list
     unit, along = _unit(figure, table), figure.along or "x"
     if along not in rows or rows[along].dtype.kind not in "fi":
         raise SpecError([Fault("along", repr(along)[:60], "must be a column of numbers: size, x, share_1, ...")])
-    factor, shown = theme.axis_scale(rows["value"], unit)
-    scale, x_shown = theme.axis_scale(rows[along], table.units.get(along, "1"))
+    factor, shown = _scale(rows["value"], unit)
+    scale, x_shown = _scale(rows[along], table.units.get(along, "1"))
     traces = []
     for name, (first, second), part in _groups(table, rows, by):
         best = part.groupby(along)["value"]
@@ -195,7 +206,7 @@ def _parts(figure: Figure, table: SimulationTable, rows: pd.DataFrame, dark: boo
     names = [", ".join(pair) for pair in zip(*(_names(table, rows, column) for column in labels), strict=True)]
     _once(names, figure)
     total = rows["time"].to_numpy(float)
-    factor, shown = theme.axis_scale(total, "s")
+    factor, shown = _scale(total, "s")
     traces = []
     for column, title, colour, hatch in PARTS:
         values = rows[column].to_numpy(float)
@@ -211,7 +222,7 @@ def _parts(figure: Figure, table: SimulationTable, rows: pd.DataFrame, dark: boo
              "marker": {"color": colour, "pattern": pattern}, "hovertemplate": "%{customdata}<extra></extra>"}
         )  # fmt: skip
     notes = [
-        {"x": t / factor, "y": n, "text": f"<b>{theme.short(t, 's')}</b>", "showarrow": False, "xanchor": "left",
+        {"x": t / factor, "y": n, "text": f"<b>{_short(t, 's')}</b>", "showarrow": False, "xanchor": "left",
          "xshift": 4}
         for n, t in zip(names, total, strict=True)
     ]  # fmt: skip
@@ -232,17 +243,17 @@ def _grid(figure: Figure, table: SimulationTable, rows: pd.DataFrame, dark: bool
     columns, lines = _places(rows[across]), _places(rows[down])
     z = rows.set_index([down, across])["value"].unstack().reindex(index=lines, columns=columns).to_numpy(float)
     unit = _unit(figure, table)
-    factor, shown = theme.axis_scale(z[np.isfinite(z)], unit)
+    factor, shown = _scale(z[np.isfinite(z)], unit)
     names = [[_label(table, name, v) for v in values] for name, values in ((across, columns), (down, lines))]
     if titles := table.titles:
         names = [[titles.get(n, {}).get(v, v) for v in found] for n, found in zip((across, down), names, strict=True)]
-    text = [[theme.short(v, unit) if np.isfinite(v) else "" for v in row] for row in z]
+    text = [[_short(v, unit) if np.isfinite(v) else "" for v in row] for row in z]
     words = figure.value_title or theme.sentence(TITLES.get(figure.quantity, figure.quantity.replace("_", " ")))
     colour = np.log10(np.where(z > 0, z, np.nan)) if figure.log else z / factor
     bar: dict[str, Any] = {"title": {"text": theme.with_unit(words, shown), "side": "right"}}
     if figure.log and np.isfinite(colour).any():
         marks = np.linspace(np.nanmin(colour), np.nanmax(colour), 5)
-        bar |= {"tickvals": marks, "ticktext": [theme.short(10**m, unit) for m in marks]}
+        bar |= {"tickvals": marks, "ticktext": [_short(10**m, unit) for m in marks]}
     heat = {
         "type": "heatmap", "x": names[0], "y": names[1], "z": colour, "colorbar": bar,
         "colorscale": "Cividis", "xgap": 1, "ygap": 1,

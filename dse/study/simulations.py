@@ -153,6 +153,7 @@ class SimulationTable:
     Attributes:
         rows: one row each, columns in SI units (those of ``units``).
         keys: columns that tell rows apart; those of shares of a bandwidth come on top.
+        units: SI unit of columns; ``%`` for fractions that figures show as percentages.
         titles: what the values of columns are called.
     """
 
@@ -170,9 +171,13 @@ class SimulationTable:
         """Whether a column tells rows apart."""
         return name in self.keys or name.startswith("share_")
 
+    def unit(self, name: str) -> str:
+        """SI unit of a column, 1 for what has none."""
+        return self.units.get(name, "1").replace("%", "1")
+
     def frame(self) -> pd.DataFrame:
         """The table for people: units in the headers."""
-        return self.rows.rename(columns={name: f"{name} [{unit}]" for name, unit in self.units.items()})
+        return self.rows.rename(columns={n: f"{n} [{unit}]" for n, unit in self.units.items() if unit != "%"})
 
 
 @dataclass(frozen=True)

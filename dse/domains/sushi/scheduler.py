@@ -17,8 +17,8 @@ Every ``window`` queries the cache is decided anew:
 - ``expected``: the SubGraph under which the queries of the window would have cost least, each with the SubNet that
   it would then have had, and with the cost of loading it.
 - ``discounted``: the same over all past windows, the older ones counting less.
-- ``work-function``: the rule of Borodin, Linial and Saks for metrical task systems: stay near to where the best schedule
-  in hindsight would end, as far as moving there is worth it.
+- ``work-function``: the rule of Borodin, Linial and Saks for metrical task systems: stay near to where the best
+  schedule in hindsight would end, as far as moving there is worth it.
 - ``oracle``: the best schedule of SubGraphs in hindsight (``dse.domains.sushi.oracle``): what no rule can beat.
 """
 

@@ -1,11 +1,12 @@
 """Serve a stream of queries with a latency table: which SubNet, with what cached, when, and at what cost.
 
-Accounting. A query's *latency* is its service alone; its *response* runs from its arrival to its finish. In a closed loop
-(as in the paper) each replica has one query at a time: the next comes when the last is done, so that a response is the
-latency and whatever of a load it had to wait for. In an open loop queries come at the stream's times and wait in line.
-A load of a SubGraph goes before the next query (``blocking``), or goes on beside the queries (``overlapped``): those that
-start before its end find the SubGraph that was there before. This takes room for both or replacing layer by layer, and
-bandwidth to spare: overlapped is the best case, blocking the worst. What is cached at the start was loaded before it.
+Accounting. A query's *latency* is its service alone; its *response* runs from its arrival to its finish. In a closed
+loop (as in the paper) each replica has one query at a time: the next comes when the last is done, so that a response is
+the latency and whatever of a load it had to wait for. In an open loop queries come at the stream's times and wait in
+line. A load of a SubGraph goes before the next query (``blocking``), or goes on beside the queries (``overlapped``):
+those that start before its end find the SubGraph that was there before. That takes room for both, or replacing layer by
+layer, and bandwidth to spare: overlapped is the best case, blocking the worst. What is cached at the start was loaded
+before it.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ def serve(
         table: latency, energy and traffic of each SubNet with each SubGraph.
         stream: the queries.
         policy: ``strict-accuracy`` or ``strict-latency``; as the stream says, or the first, where not given.
-        caching: one of ``scheduler.CACHING``, with settings as :class:`Caching`, or a plan: the SubGraph of each window.
+        caching: one of ``scheduler.CACHING``, a :class:`Caching` for its settings, or the SubGraph of each window.
         window: queries of a replica between two decisions of what to cache (the paper's Q).
-        objective: what ``static``, ``expected``, ``discounted``, ``work-function`` and ``oracle`` make least: weights of
-            ``latency`` (s, with waiting for loads), ``energy`` (J) and lost ``accuracy``. By default the latency under
-            ``strict-accuracy`` and the accuracy under ``strict-latency``.
+        objective: weights of ``latency`` (s, with waiting for loads), ``energy`` (J) and lost ``accuracy``, of which
+            ``static``, ``expected``, ``discounted``, ``work-function`` and ``oracle`` make the sum least. By default
+            the latency under ``strict-accuracy`` and the accuracy under ``strict-latency``.
         loading: ``blocking`` or ``overlapped``.
         loop: ``closed`` or ``open``.
         replicas: accelerators, each with a cache of its own, that serve one line of queries.
@@ -66,8 +67,8 @@ def serve(
             service expected).
         slack: under ``strict-latency``, count the time waited against the latency that is asked for.
         drop: do not serve queries whose deadline has passed when their turn comes.
-        initial: SubGraph that is cached at the start. Not given: what the plan begins with; else the one under which the
-            SubNets are fastest on average.
+        initial: SubGraph that is cached at the start. Not given: what the plan begins with; else the one under which
+            the SubNets are fastest on average.
         reuse: [from, to], share of a SubGraph that is there already where it comes after another (:func:`kept`); by
             default a load brings in all of it.
 

@@ -41,7 +41,7 @@ class Loads(NamedTuple):
 
 
 def loads_of(table: LatencyTable, reuse: np.ndarray | None = None) -> Loads:
-    """Loads between the SubGraphs of a table: all of the new one, or what ``reuse`` [from, to] (a share) leaves of it."""
+    """Loads between the SubGraphs of a table: all of the new one, or what ``reuse`` [from, to] (shares) leaves."""
     rest = 1.0 - (np.zeros((len(table.size),) * 2) if reuse is None else np.asarray(reuse, float))
     np.fill_diagonal(rest, 0.0)
     return Loads(*(np.asarray(column, float) * rest for column in (table.load_time, table.load_energy, table.size)))
@@ -176,7 +176,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def hit_ratios(table: LatencyTable) -> np.ndarray:
-    """|SubNet and SubGraph| / |SubNet| [i, j]: Euclidean lengths of the vectors of kernels and channels, their least."""
+    """|SubNet and SubGraph| / |SubNet| [i, j]: lengths of the vectors of kernels and channels, the lesser of each."""
     nets, graphs = (np.asarray(vectors, float) for vectors in (table.subnet_vectors, table.subgraph_vectors))
     both = np.stack([np.linalg.norm(np.minimum(nets, graph), axis=1) for graph in graphs], axis=1)
     return both / np.linalg.norm(nets, axis=1, keepdims=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,14 +17,13 @@ from dse.errors import Fault, SpecError
 from dse.spec.base import Spec
 from dse.spec.fields import Bandwidth, Bytes, Count, CountOrZero, Fraction, Name, Switch, Text, _quantity
 
-if TYPE_CHECKING:
-    pass
-
 MIB = 2.0**20
 Rate = _quantity("1/s", 1e-6, 1e18)
 UNITS = {"buffer": "B", "throughput": "1/s", "bandwidth": "B/s", "weights": "B", "time": "s", "predicted": "s",
          "latency": "s", "bare": "s", "p50": "s", "p95": "s", "p99": "s", "energy": "J", "off_chip": "B",
-         "response": "s", "area": "m^2", "load_time": "s"}  # fmt: skip
+         "response": "s", "area": "m^2", "load_time": "s",
+         **dict.fromkeys(("size", "latency_saving", "energy_saving", "accuracy_gain", "behind", "missed", "gain",
+                          "over_static", "saving", "rise"), "%")}  # fmt: skip
 
 
 def chosen(supernet: str, resolution: int | None = None) -> list[SubNet]:
