@@ -5,7 +5,8 @@ entered is pending until it is chosen to start; its times are known from then on
 could enter by then has entered: what is left outside waits for an instruction that has not started.
 
 Times of the core are in its cycles, those of the array in engine cycles. Each is a maximum or a sum of earlier ones:
-with matrix instructions in program order, nothing that is faster can make the whole slower.
+with matrix instructions in program order, nothing that is faster can make the whole slower. In order of readiness it
+can, as in any list schedule: what starts first may keep back what others wait for.
 
 All that is known stands in a few arrays with named columns.
 """
@@ -48,7 +49,7 @@ _META_READ = 4  # meta: when positions and row patterns are there, why then, rea
 _ENTRY, _A, _M, _B, _C = range(5)  # wait, of what is pending: when it entered and operands come, then the causes (+ 5)
 _NUMBER, _AT, _SUM, _VERSION_A, _REG_A, _REG_M, _REG_B, _REGS_B = range(10, 18)
 WAIT = 18
-_WL_START, _FF_START, _OPERAND, _CAUSE = range(4)  # out: of matrix instructions
+_WL_START, _WL_END, _FF_START, _OPERAND, _CAUSE = range(5)  # out: of matrix instructions
 # one: single numbers, then engine cycles without FF by cause
 (_WL_FREE, _FF_FREE, _LAST, _PATH, _STORES, _END, _PENDING, _GONE, _NEXT, _LAST_VERSION, _BLAMED, _TAKEN, _FREED,
  _FREED_AT, _ASKED, _GIVEN, _GIVEN_AT, STALLS) = range(18)  # fmt: skip
@@ -118,7 +119,7 @@ def _start(design, one, life, tile, meta, wait, out):
     out[number, _OPERAND], out[number, _CAUSE] = operand, cause
     if cause >= 0:
         one[STALLS + cause] += ff - one[_LAST] - design[_FF]
-    out[number, _WL_START], out[number, _FF_START] = wl, ff
+    out[number, _WL_START], out[number, _WL_END], out[number, _FF_START] = wl, loaded, ff
     life[at, _DONE] = (ff + design[_TAIL]) / ratio
     one[_END] = max(one[_END], life[at, _DONE])
     a, m, b = int(wait[p, _REG_A]), int(wait[p, _REG_M]), int(wait[p, _REG_B])
@@ -154,8 +155,7 @@ def _retire(code, last, design, one, life, out):
                 if out[producer, _FF_START] < 0.0:
                     break
                 life[i, _DONE] = max(life[i, _DONE], (out[producer, _FF_START] + design[_TAIL]) / design[_RATIO])
-            begin = life[i, _DONE] if design[_SHARED] > 0.0 else max(life[i, _DONE], one[_STORES])
-            one[_STORES] = begin + code[i, _MOVED] / design[_RATE]
+            one[_STORES] = max(life[i, _DONE], one[_STORES]) + code[i, _MOVED] / design[_RATE]
             one[_END] = max(one[_END], one[_STORES])
         elif life[i, _DONE] < 0.0:
             break
@@ -350,8 +350,8 @@ def run(code, design, registers, meta_registers, slots, matrix):
             instructions there are.
 
     Returns:
-        Engine cycles until all is done; start of WL and of FF, operand and cause [matrix instruction, 4]; engine cycles
-        without FF [cause].
+        Engine cycles until all is done; start and end of WL, start of FF, operand and cause [matrix instruction, 5];
+        engine cycles without FF [cause].
     """
     n = code.shape[0]
     one = np.zeros(STALLS + len(CAUSES))
@@ -361,7 +361,7 @@ def run(code, design, registers, meta_registers, slots, matrix):
         _hold(tile, r, 1, 0.0, float(_ISSUE), -1, -2 - r)
     meta[:, 2:4] = _ISSUE
     wait = np.zeros((int(design[_AHEAD]) if design[_READY] > 0.0 else 1, WAIT))
-    out, stored = np.full((matrix, 4), -1.0), np.full(slots, -1)
+    out, stored = np.full((matrix, 5), -1.0), np.full(slots, -1)
     for i in range(n):
         time = _enter(code, i, stored, design, one, life, tile, meta, wait, out)
         kind = code[i, _OP]

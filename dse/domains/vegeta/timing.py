@@ -38,7 +38,7 @@ class Timing:
         engine: it ran on.
         cycles: until everything is done, the last store included.
         instruction: place in the program of each matrix instruction.
-        wl_start, starts: start of WL and of FF [matrix instruction].
+        wl_start, wl_end, starts: start and end of WL, and start of FF [matrix instruction].
         operand: what its FF waited for, index into ``pipeline.OPERANDS`` [matrix instruction].
         cause: and why that was late, index into ``pipeline.CAUSES``; -1 if FF followed on FF [matrix instruction].
         stalls: cycles between two FF by cause.
@@ -48,6 +48,7 @@ class Timing:
     cycles: float
     instruction: np.ndarray
     wl_start: np.ndarray
+    wl_end: np.ndarray
     starts: np.ndarray
     operand: np.ndarray
     cause: np.ndarray
@@ -79,10 +80,10 @@ class Timing:
     def stages(self, first: int = 0, count: int | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Start and end of each stage of some matrix instructions [instruction], for a chart of the pipeline."""
         e, part = self.engine, slice(first, None if count is None else first + count)
-        wl, ff = self.wl_start[part], self.starts[part]
-        loaded = np.minimum(wl + e.wl, ff)  # a bypassed WL takes no time
+        ff = self.starts[part]
         fs, dr = ff + e.ff, ff + e.ff + e.fs
-        return dict(zip(STAGES, ((wl, loaded), (ff, fs), (fs, dr), (dr, dr + e.dr)), strict=True))
+        weights = self.wl_start[part], self.wl_end[part]
+        return dict(zip(STAGES, (weights, (ff, fs), (fs, dr), (dr, dr + e.dr)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def simulate(program: Program, engine: Engine) -> Timing:
 
     code = encode(program, registers(engine))
     cycles, out, stalls = _run(code, engine)
-    wl, ff, operand, cause = out.T
+    wl, wl_end, ff, operand, cause = out.T
     return Timing(
-        engine, cycles, np.flatnonzero(code[:, 0] >= Op.GEMM), wl, ff, operand.astype(int), cause.astype(int),
+        engine, cycles, np.flatnonzero(code[:, 0] >= Op.GEMM), wl, wl_end, ff, operand.astype(int), cause.astype(int),
         dict(zip(CAUSES, stalls.tolist(), strict=True)),
     )  # fmt: skip
 
