@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dse.lazy import lazily
 
 _HOME = {
     "Bound": "bounds",
@@ -23,13 +23,5 @@ __all__ = [
     "verify",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    # Compiled functions take a while to load: only who synthesizes waits for them.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = found  # a function goes before the module of its name
-    return found
+# Compiled functions take a while to load: only who synthesizes waits for them.
+__getattr__ = lazily(__name__, _HOME)

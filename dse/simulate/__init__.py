@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dse.lazy import lazily
 
 _HOME = {
     "simulate": "run",
@@ -18,11 +18,5 @@ _HOME = {
 
 __all__ = ["Deadlock", "Device", "Hop", "Simulation", "System", "Tier", "collective", "dimension", "simulate"]
 
-
-def __getattr__(name: str) -> Any:
-    # The compiled engine takes a while to load: only who simulates waits for it.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+# The compiled engine takes a while to load: only who simulates waits for it.
+__getattr__ = lazily(__name__, _HOME)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 # For functions that only compiled code calls: what Python needs to call them is half of the time it takes to compile.
-# They are kept with the function that calls them: a change shows when the file of that one is newer, too.
+# They are kept with the function that calls them: a change shows when that file has changed, too.
 inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 

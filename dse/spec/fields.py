@@ -65,32 +65,34 @@ def _plain_text(value: str) -> str:
     return value
 
 
-def _quantity(unit: str, low: float, high: float) -> Any:
+def quantity(unit: str, low: float, high: float) -> Any:
+    """The type of a number in this SI unit within these bounds, for fields that no alias below fits."""
     return Annotated[float, Unit(unit), BeforeValidator(_parser(unit)), Field(ge=low, le=high)]
 
 
-Bytes = _quantity("B", 0, 1e21)
-Bandwidth = _quantity("B/s", 1.0, 1e18)
-Seconds = _quantity("s", 0, 1e12)
-FlopRate = _quantity("FLOP/s", 1.0, 1e21)
-Flop = _quantity("FLOP", 0, 1e30)
-Watts = _quantity("W", 0, 1e9)
-Dollars = _quantity("USD", 0, 1e15)
-DollarsPerSecond = _quantity("USD/s", 0, 1e9)
-DollarsPerJoule = _quantity("USD/J", 0, 1.0)
-KilogramsPerJoule = _quantity("kg/J", 0, 1.0)
-KilogramsPerDevice = _quantity("kg", 0, 1e9)
-JoulesPerByte = _quantity("J/B", 0, 1.0)
-JoulesPerFlop = _quantity("J/FLOP", 0, 1.0)
-Area = _quantity("m^2", 0, 1.0)
-FloorArea = _quantity("m^2", 0, 1e4)
-DollarsPerWatt = _quantity("USD/W", 0, 1e6)
-Tokens = _quantity("1", 0, 1e18)
-Number = _quantity("1", 0, 1e18)
-Fraction = _quantity("1", 0, 1)
-PositiveFraction = _quantity("1", 1e-6, 1)
-Multiple = _quantity("1", 0, 1e4)
-Ratio = _quantity("1", 1, 1e3)
+_quantity = quantity
+Bytes = quantity("B", 0, 1e21)
+Bandwidth = quantity("B/s", 1.0, 1e18)
+Seconds = quantity("s", 0, 1e12)
+FlopRate = quantity("FLOP/s", 1.0, 1e21)
+Flop = quantity("FLOP", 0, 1e30)
+Watts = quantity("W", 0, 1e9)
+Dollars = quantity("USD", 0, 1e15)
+DollarsPerSecond = quantity("USD/s", 0, 1e9)
+DollarsPerJoule = quantity("USD/J", 0, 1.0)
+KilogramsPerJoule = quantity("kg/J", 0, 1.0)
+KilogramsPerDevice = quantity("kg", 0, 1e9)
+JoulesPerByte = quantity("J/B", 0, 1.0)
+JoulesPerFlop = quantity("J/FLOP", 0, 1.0)
+Area = quantity("m^2", 0, 1.0)
+FloorArea = quantity("m^2", 0, 1e4)
+DollarsPerWatt = quantity("USD/W", 0, 1e6)
+Tokens = quantity("1", 0, 1e18)
+Number = quantity("1", 0, 1e18)
+Fraction = quantity("1", 0, 1)
+PositiveFraction = quantity("1", 1e-6, 1)
+Multiple = quantity("1", 0, 1e4)
+Ratio = quantity("1", 1, 1e3)
 Count = Annotated[int, Unit("1"), BeforeValidator(_integer), Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Unit("1"), BeforeValidator(_integer), Field(ge=0, le=10**9)]
 Stage = Annotated[int, Unit("1"), BeforeValidator(_integer), Field(ge=0, le=3)]

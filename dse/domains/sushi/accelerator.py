@@ -25,12 +25,12 @@ from dse.spec.fields import (
     Ratio,
     Seconds,
     Watts,
-    _quantity,
+    quantity,
 )
 
-Hertz = _quantity("Hz", 1.0, 1e12)
-Joules = _quantity("J", 0, 1.0)
-AreaPerByte = _quantity("m^2/B", 0, 1e-6)
+Hertz = quantity("Hz", 1.0, 1e12)
+Joules = quantity("J", 0, 1.0)
+AreaPerByte = quantity("m^2/B", 0, 1e-6)
 KIND = "subgraph-accelerator"
 Overlap = Literal["none", "activations", "ping_pong", "all"]
 OVERLAPS: dict[str, str] = {

@@ -15,10 +15,10 @@ from dse.domains.sushi.supernet import SubNet, stack
 from dse.domains.tables import Say, Table
 from dse.errors import Fault, SpecError
 from dse.spec.base import Spec
-from dse.spec.fields import Bandwidth, Bytes, Count, CountOrZero, Fraction, Name, Switch, Text, _quantity
+from dse.spec.fields import Bandwidth, Bytes, Count, CountOrZero, Fraction, Name, Switch, Text, quantity
 
 MIB = 2.0**20
-Rate = _quantity("1/s", 1e-6, 1e18)
+Rate = quantity("1/s", 1e-6, 1e18)
 UNITS = {"buffer": "B", "throughput": "1/s", "bandwidth": "B/s", "weights": "B", "time": "s", "predicted": "s",
          "latency": "s", "bare": "s", "p50": "s", "p95": "s", "p99": "s", "energy": "J", "off_chip": "B",
          "response": "s", "area": "m^2", "load_time": "s",

@@ -27,12 +27,12 @@ from dse.domains.vegeta.registers import registers
 from dse.errors import SpecError
 from dse.spec import catalogue
 from dse.spec.base import Entry, Spec
-from dse.spec.fields import Bytes, Count, CountOrZero, Multiple, Name, Switch, Unit, _quantity
+from dse.spec.fields import Bytes, Count, CountOrZero, Multiple, Name, Switch, Unit, quantity
 
 KIND = "engine"
-Hertz = _quantity("Hz", 1.0, 1e12)
+Hertz = quantity("Hz", 1.0, 1e12)
 Rate = Annotated[float, Unit("1"), Field(gt=0, le=1e6)]
-Cycles = _quantity("1", 0, 1e6)
+Cycles = quantity("1", 0, 1e6)
 Window = Annotated[Count, Field(le=4096)]
 
 

@@ -1,14 +1,14 @@
 """Requests served by a few servers, event by event: compiled parts of which each domain builds its own short loop.
 
 ``lines`` holds waiting lines and agendas: who is next, by any key. ``network`` is a loop made of them that many
-systems need no more than: jobs on stations, with priorities, deadlines, absences and jobs that release others; a domain
-whose choices are its own writes another of its own. ``statistics`` reads what happened, ``queueing`` has the closed forms
+systems need no more than: jobs on stations, with priorities, deadlines, absences and jobs that release others; a
+domain whose choices are its own writes another. ``statistics`` reads what happened, ``queueing`` has the closed forms
 it is checked against.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dse.lazy import lazily
 
 _HOME = {
     "Log": "network",
@@ -23,11 +23,5 @@ _HOME = {
 
 __all__ = ["Log", "Stations", "erlang_c", "mean_wait", "serve", "stations", "summarise", "tandem"]
 
-
-def __getattr__(name: str) -> Any:
-    # The compiled parts take a while to load: only who serves something waits for them.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+# The compiled parts take a while to load: only who serves something waits for them.
+__getattr__ = lazily(__name__, _HOME)

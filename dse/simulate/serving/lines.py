@@ -15,31 +15,28 @@ import numpy as np
 from dse.simulate.heap import inner
 
 NOBODY = -1
-_OUTSIDE = -2
 
 
 class Lines(NamedTuple):
-    """``key``, ``child``, ``next``, ``back`` [items]; ``first`` (-1: empty) and ``length`` [lines]."""
+    """``key``, ``child``, ``next`` [items]; ``first`` (-1: empty) and ``length`` [lines]."""
 
     key: np.ndarray
     child: np.ndarray
     next: np.ndarray
-    back: np.ndarray
     first: np.ndarray
     length: np.ndarray
 
 
 def lines(items: int, count: int = 1) -> Lines:
     """``count`` empty lines for items 0 ... items - 1."""
-    links = np.full((3, items), NOBODY, np.int64)
-    links[2] = _OUTSIDE
+    links = np.full((2, items), NOBODY, np.int64)
     return Lines(np.zeros(items), *links, np.full(count, NOBODY, np.int64), np.zeros(count, np.int64))
 
 
 @inner
 def enter(lines, line, item, key):
     """Put an item that stands in no line into one."""
-    lines.key[item], lines.child[item], lines.next[item], lines.back[item] = key, NOBODY, NOBODY, NOBODY
+    lines.key[item], lines.child[item], lines.next[item] = key, NOBODY, NOBODY
     root = lines.first[line]
     lines.first[line] = item if root < 0 else _link(lines, root, item)
     lines.length[line] += 1
@@ -50,31 +47,8 @@ def take(lines, line):
     """Remove and return the first of a line that is not empty."""
     first = lines.first[line]
     lines.first[line] = _merge(lines, lines.child[first])
-    lines.back[first] = _OUTSIDE
     lines.length[line] -= 1
     return first
-
-
-@inner
-def leave(lines, line, item):
-    """Remove an item from the middle of its line, if it stands there."""
-    if lines.back[item] == _OUTSIDE:
-        return
-    if lines.first[line] == item:
-        take(lines, line)
-        return
-    before, after = lines.back[item], lines.next[item]
-    if lines.child[before] == item:
-        lines.child[before] = after
-    else:
-        lines.next[before] = after
-    if after >= 0:
-        lines.back[after] = before
-    rest = _merge(lines, lines.child[item])
-    if rest >= 0:
-        lines.first[line] = _link(lines, lines.first[line], rest)
-    lines.back[item] = _OUTSIDE
-    lines.length[line] -= 1
 
 
 @inner
@@ -89,11 +63,7 @@ def _link(lines, a, b):
     """Make of two trees one; returns its root."""
     if lines.key[b] < lines.key[a] or (lines.key[b] == lines.key[a] and b < a):
         a, b = b, a
-    child = lines.child[a]
-    lines.next[b], lines.back[b], lines.child[a] = child, a, b
-    if child >= 0:
-        lines.back[child] = b
-    lines.next[a], lines.back[a] = NOBODY, NOBODY
+    lines.next[b], lines.child[a], lines.next[a] = lines.child[a], b, NOBODY
     return a
 
 
@@ -104,7 +74,6 @@ def _merge(lines, tree):
     while tree >= 0:
         other = lines.next[tree]
         if other < 0:
-            lines.next[tree], lines.back[tree] = NOBODY, NOBODY
             pair, tree = tree, np.int64(NOBODY)
         else:
             rest = lines.next[other]
@@ -114,6 +83,6 @@ def _merge(lines, tree):
     root = np.int64(NOBODY)
     while pairs >= 0:
         pair, pairs = pairs, lines.next[pairs]
-        lines.next[pair], lines.back[pair] = NOBODY, NOBODY
+        lines.next[pair] = NOBODY
         root = pair if root < 0 else _link(lines, root, pair)
     return root

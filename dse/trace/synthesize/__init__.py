@@ -42,7 +42,7 @@ the names.
 
 from __future__ import annotations
 
-from typing import Any
+from dse.lazy import lazily
 
 _HOME = {
     "TraceModel": "model",
@@ -55,10 +55,4 @@ _HOME = {
 
 __all__ = ["Evidence", "Leakage", "TraceModel", "evidence", "learn", "obfuscate"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazily(__name__, _HOME)
