@@ -12,6 +12,10 @@ from dse.errors import Fault, SpecError
 from dse.plain import finite
 
 KINDS = ("training", "memory", "collectives", "gemm")
+DOMAINS = {  # recorded runs of the public XRBench
+    "xrbench-scores": "dse.domains.xr.score_validate:validate",
+    "xrbench-layers": "dse.domains.xr.layer_validate:validate_layers",
+}
 SYNTHESIZED = "tacos"  # runs of another synthesizer
 RECORDED = ("astrasim-collectives", "astrasim-programs", "astrasim-traces")  # runs of another simulator
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -29,7 +33,8 @@ def validate(
         str,
         typer.Argument(
             help="What the table holds: training, memory, collectives or gemm; or recorded runs of the public "
-            "ASTRA-sim: astrasim-collectives, astrasim-programs, astrasim-traces; or of the public TACOS: tacos."
+            "ASTRA-sim: astrasim-collectives, astrasim-programs, astrasim-traces; of the public TACOS: tacos; or of "
+            "the public XRBench: xrbench-scores, xrbench-layers."
         ),
     ],
     file: Annotated[
@@ -59,16 +64,22 @@ def validate(
     if kind in RECORDED:
         _recorded(kind, file, fixtures, as_json=as_json)
         return
-    if kind not in KINDS:
-        raise SpecError(
-            [Fault("kind", repr(kind[:40]), f"must be one of {', '.join((*KINDS, *RECORDED, SYNTHESIZED))}")]
-        )
-    report = _report(kind, file)
+    if kind not in KINDS and kind not in DOMAINS:
+        known = ", ".join((*KINDS, *RECORDED, SYNTHESIZED, *DOMAINS))
+        raise SpecError([Fault("kind", repr(kind[:40]), f"must be one of {known}")])
+    report = _report(kind, file) if kind in KINDS else _of_domain(kind, file)
     if out is not None:
         from dse.study.export import write_table
 
         write_table(out, report.table)
     typer.echo(json.dumps(finite(report.summary()), indent=2) if as_json else str(report))
+
+
+def _of_domain(kind: str, file: Path | None) -> Any:
+    from importlib import import_module
+
+    module, function = DOMAINS[kind].split(":")
+    return getattr(import_module(module), function)(file)
 
 
 def _recorded(kind: str, file: Path | None, fixtures: Path | None, *, as_json: bool) -> None:

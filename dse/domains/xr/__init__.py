@@ -1,0 +1,1 @@
+"""XR workloads on accelerators: layer costs under a dataflow, scenarios, runtime, scores."""
