@@ -328,6 +328,15 @@ def _programs(draw) -> Program:
     return Program.of(**{name: [row[name] for row in rows] for name in Program._fields})
 
 
+def test_a_row_wise_product_writes_as_many_registers_as_it_says():
+    """TILE_SPMM_R writes a ureg here: naming one register, or four, is refused."""
+    good = assemble("TILE_SPMM_R ureg3, tmm0, ureg1, mreg0")
+    check(good, 0, registers(SPARSE))
+    for c in ("tmm6", "vreg1"):
+        with pytest.raises(SpecError, match="writes 2 tile registers"):
+            check(assemble(f"TILE_SPMM_R {c}, tmm0, ureg1, mreg0"), 0, registers(SPARSE))
+
+
 @settings(deadline=None)
 @given(_programs(), st.sampled_from([2, 4, 6, 8, 16]))
 def test_a_listing_reads_back_as_its_program(program, block):

@@ -182,10 +182,12 @@ def test_closed_form_against_counting(block: int, sparsity: float, blocks: int) 
     assert granularity.expected(sparsity, block=block, patterns=powers[-2:], width=blocks * block) <= narrow + 1e-12
 
 
-def test_the_packer_agrees_with_the_closed_form() -> None:
+@pytest.mark.parametrize("engine", ["vegeta-s-16-2-of", "example-s-16-2-m8"])
+def test_the_packer_agrees_with_the_closed_form(engine: str) -> None:
     """Random zeros through the real covers and packer: what is left of the gap is the last tile of each panel."""
-    table = granularity.study(headline(), kinds=("random",), sparsities=(0.6, 0.8, 0.9, 0.95))
-    least = {"tile": 0.99, "pseudo-row": 0.975, "row": 0.99}  # rows kept in order leave gaps in tiles as well
+    table = granularity.study(load_engine(engine), kinds=("random",), sparsities=(0.6, 0.8, 0.9, 0.95))
+    # Rows kept in order leave gaps in tiles as well, and the more the wider the steps from one N to the next.
+    least = {"tile": 0.99, "pseudo-row": 0.97, "row": 0.99}
     fine = table[table.granularity.isin(least)]
     assert np.all(fine.speedup <= fine.expected * 1.01)
     assert np.all(fine.speedup >= fine.expected * fine.granularity.map(least))

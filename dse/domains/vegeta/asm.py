@@ -81,6 +81,8 @@ def assemble(text: str, name: str = "listing") -> Program:
 def disassemble(program: Program, *, block: int = 4) -> str:
     """A listing that :func:`assemble` turns into the same program.
 
+    Loads of metadata and of row patterns read one run of bytes: they have no stride, and read back with that of a row.
+
     Args:
         program: instructions.
         block: the M of N:M, which says how wide the B of a SPMM_R is.

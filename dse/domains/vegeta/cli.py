@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -268,9 +269,12 @@ def _accuracy(text: str) -> dict[float, float] | None:
 
 def _number(name: str, text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise SpecError([Fault(name, repr(text[:40]), "must be a number")]) from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError([Fault(name, repr(text[:40]), "must be a finite number")])
+    return value
 
 
 def _tell(answer: Any) -> None:

@@ -49,14 +49,16 @@ def _fill(op, dst, a, b, m, width, address, stride, sizes, widths, limits, line,
             return False
         small, positions = kind in (_LOAD_M, _LOAD_RP), np.int64(-1)
         if kind >= _GEMM:
-            if (kind == _SPMM and (w >= widths.shape[0] or not widths[w])) or (kind == _SPMM_R and not row_wise):
+            if kind == _SPMM and (w >= widths.shape[0] or not widths[w]):
+                return False
+            if kind == _SPMM_R and (w != rows_width or not row_wise):
                 return False
             wide = w if kind == _SPMM else span_width if kind == _SPMM_R else np.int64(1)
             if kind == _SPMM_R or (kind == _SPMM and w > 1):
                 positions = np.int64(m[i])
                 if positions < 0 or positions >= count_m:
                     return False
-            w = rows_width if kind == _SPMM_R else np.int64(1)
+            w = w if kind == _SPMM_R else np.int64(1)
             if a[i] < 0 or a[i] >= count or b[i] < 0 or b[i] + wide > count:
                 return False
             if dst[i] <= a[i] < dst[i] + w or (dst[i] < b[i] + wide and b[i] < dst[i] + w):

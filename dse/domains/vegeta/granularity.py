@@ -49,8 +49,8 @@ def expected(
 
     Args:
         sparsity: share of zeros, 0 to 1, any shape.
-        granularity: one of :data:`GRANULARITIES`; ``pseudo-row`` lets a row go below the pattern that fills a column of
-            the array only if its neighbour in a pair does, too.
+        granularity: one of :data:`GRANULARITIES`; ``pseudo-row`` lets a row run at N = 1, which fills half a column of
+            the array, only if its neighbour in a pair does, too.
         block, patterns: M, and the N that the engine runs; the largest must be M.
         width: columns of the matrix in one piece of a row.
         rows: of a tile.
@@ -72,7 +72,7 @@ def expected(
     cost, below = np.zeros_like(zero), np.zeros_like(zero)
     for n in sorted(patterns):
         share = holds(zero, n, block=block) ** blocks[granularity]
-        if granularity == "pseudo-row" and 2 * n < block:  # less than a column: both rows of the pair must need it
+        if granularity == "pseudo-row" and n == 1 < block:  # less than a column: both rows of the pair must need it
             share = share**2
         cost += n / block * (share - below)
         below = share

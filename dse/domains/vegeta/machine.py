@@ -115,12 +115,14 @@ def check(program: Program, memory_size: int, r: Registers) -> None:
         ),
         "SPMM": (~runs, f"this engine reads {', '.join(str(r.block // n) for n in r.patterns)} registers of B"),
         "SPMM_R": ((op == _SPMM_R) & (not r.row_wise), "this engine has no row-wise instruction"),
+        "width of C": ((op == _SPMM_R) & (width != r.rows_width), f"TILE_SPMM_R writes {r.rows_width} tile registers"),
         "C": (overlap, "must be other registers than A and B"),
     }
     for name, (broken, rule) in rules.items():
         if broken.any():
             i = int(np.argmax(broken))
             value = int(getattr(program, name)[i]) if name in Program._fields else Op(op[i]).name
+            value = int(width[i]) if name == "width of C" else value
             raise SpecError([Fault(name, str(value), rule, f"instruction {i}")])
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROW_WISE = "row-wise"
 LARGEST = 1 << 28  # weights of a matrix that is made or read, 1 GiB in FP32
-PRODUCTS = 10_000_000  # products of tiles in a kernel that is timed
+PRODUCTS = 10_000_000  # products of tiles in a kernel that is timed: some six gigabytes
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,8 @@ def read_matrix(path: Path) -> np.ndarray:
     if a.ndim != 2 or not a.size or a.dtype.kind not in "fiub":
         raise fault("matrix", f"{a.dtype} {a.shape}", "must be a matrix of real numbers with rows and columns")
     _fits_memory(*a.shape)
-    a = np.asarray(a, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 does not hold is refused below
+        a = np.asarray(a, dtype=np.float32)
     if not np.all(np.isfinite(a)):
         raise fault("matrix", path, "must hold finite numbers, in the range of float32")
     return a
