@@ -128,7 +128,7 @@ def test_hostile_files_are_refused(tmp_path: Path) -> None:
         (("sweep", "--alpha", "3"), "sweep"),
         (("sweep", "--out", "table.txt"), "out"),
         (("sweep", "--accuracy", "1:0.7"), "accuracy"),
-        (("sweep", "--accuracy", "1=nan"), "finite"),
+        (("sweep", "--accuracy", "1=nan"), "accuracy"),
         (("sweep", "--layers", "bert-2", "--alpha", "16", "--beta", "2", "--objectives", "beauty"), "objectives"),
     ],
 )
