@@ -8,12 +8,12 @@ programme where it is small, else from making busy links longer step by step.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dse.collective.cuts import Cut, cut_between
 from dse.collective.maxflow import by_node, dijkstra, distances, ints
 from dse.collective.topology import Floats, Ints, Topology
+from dse.jit import njit
 
 SMALL = 4000  # variables of a linear programme that is solved at once
 STEPS, WORK = 60, 1.2e7  # steps that lengths are improved for, and sources times links over all of them

@@ -1,6 +1,6 @@
 """Binary heaps in arrays, for compiled schedulers: of waiting tasks by priority, of events by time."""
 
-from numba import njit
+from dse.jit import njit
 
 
 @njit(cache=True)

@@ -9,10 +9,10 @@ can only make it miss a cut that is worse by a part in 10^10.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dse.collective.topology import Floats, Ints
+from dse.jit import njit
 
 EPS = 1e-11
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dse.collective.heaps import push, put, sift, take
@@ -14,6 +13,7 @@ from dse.collective.precedence import Precedence, by_data, tails
 from dse.collective.schedule import Schedule
 from dse.collective.tasks import successors
 from dse.collective.topology import Floats, Ints
+from dse.jit import njit
 
 REDUCING = ("all_reduce", "reduce_scatter", "reduce")
 NEGLIGIBLE = 0.005  # share of latency in the link times below which merging is not tried

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dse.collective.tasks import list_schedule, successors
 from dse.collective.topology import Floats, Ints
+from dse.jit import njit
 
 
 class Precedence(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from dse.jit import njit
 
 # What can go wrong at a node, and how it is told after the node's name.
 KINDS = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike
 
 from dse.collective.topology import Floats, Ints, Topology
 from dse.errors import Fault, SpecError
+from dse.jit import njit
 
 
 class Routes(NamedTuple):

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dse.collective.schedule import Schedule
 from dse.collective.topology import Floats, Ints
+from dse.jit import njit
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,11 +13,11 @@ A node that is in no block (a switch: it neither adds nor copies) may be on eith
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dse.collective.maxflow import arcs, cut_time, floats, ints, push_from
 from dse.collective.topology import Floats, Ints
+from dse.jit import njit
 
 
 def worst_partition(

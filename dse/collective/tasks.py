@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.collective.topology import Floats, Ints
+from dse.jit import njit
 
 
 class Tasks(NamedTuple):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.collective.heaps import push, put, sift, take
 from dse.collective.routing import dijkstra
+from dse.jit import njit
 
 FLOOR = 0.002  # weight of an idle link beside a full one: detours stay short
 SLACK = 0.05  # share of a link's weight by which a way may be longer than the shortest, if it is freer

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.collective.maxflow import cut_time
+from dse.jit import njit
 
 
 @njit(cache=True)

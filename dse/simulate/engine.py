@@ -7,8 +7,8 @@ are solved anew, so that the order within an instant does not matter.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from dse.jit import njit
 from dse.simulate import fluid, heap
 from dse.simulate.heap import inner
 from dse.simulate.records import BY_DEPENDENCE, BY_PEER, BY_STREAM, DELAYED, DONE, LANDING, RECEIVE, RUNNING, TIMED

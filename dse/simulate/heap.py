@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from dse.jit import njit
 
 # For functions that only compiled code calls: what Python needs to call them is half of the time it takes to compile.
-# They are kept with the function that calls them: a change shows when that file has changed, too.
+# They are compiled into what calls them: see dse.jit for when that is compiled anew.
 inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 

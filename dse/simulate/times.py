@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from dse.jit import njit
 from dse.simulate.heap import inner
 
 COMPUTE, COMM, MEMORY, WAIT, NOTHING = 0, 1, 2, 3, 4  # what a node does between its begin and its end

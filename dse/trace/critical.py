@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
 from dse.errors import Fault, SpecError
+from dse.jit import njit
 from dse.trace.columns import Floats, Ints, Trace, TraceSet
 from dse.trace.schema import Kind
 

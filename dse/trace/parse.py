@@ -7,7 +7,8 @@ says what is wrong, or reads it. So each rule below must be at least as strict a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from dse.jit import njit
 
 OK, BAD, RARE = 0, 1, 2
 MESSAGE = 64 << 20

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.collective.topology import Floats, Ints, Topology
+from dse.jit import njit
 
 MEMBER, RELAY, SWITCH = 0, 1, 2  # adds and copies; the same, but need not be reached; only passes on
 

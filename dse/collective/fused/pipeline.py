@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.collective.fused.packing import Trees
 from dse.collective.tasks import run
 from dse.collective.topology import Floats
+from dse.jit import njit
 
 BUCKETS = 1 << 20  # of priorities
 

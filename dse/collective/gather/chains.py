@@ -8,12 +8,12 @@ switches.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.collective.gather.matching import Moves
 from dse.collective.gather.trees import started
 from dse.collective.heaps import put, take
 from dse.collective.topology import Floats, Ints, Topology
+from dse.jit import njit
 
 LANES = 8  # sets of ways that the pieces of a shard take in turn
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.collective.heaps import put, take
 from dse.collective.topology import Floats, Ints, Topology
+from dse.jit import njit
 
 NOISE = 0.2  # of a score: breaks ties, and makes seeds differ
 THRIFT = 0.3  # weight in a score of the rate at which other links could bring the chunk, against that of the link

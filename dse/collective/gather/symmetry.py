@@ -11,9 +11,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.collective.topology import Ints, Topology
+from dse.jit import njit
 
 
 class Symmetry(NamedTuple):

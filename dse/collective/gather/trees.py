@@ -9,12 +9,12 @@ members only: other NPUs are in them where they help, and switches, which do not
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.collective.gather.matching import Moves
 from dse.collective.heaps import put, take
 from dse.collective.tasks import list_schedule
 from dse.collective.topology import Floats, Ints, Topology
+from dse.jit import njit
 
 FEW, PASSES = 200_000, 3  # transfers that are justified, and how often
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.collective.library.base import Algorithm, Net
 from dse.collective.library.program import Moves
 from dse.collective.topology import Ints, Topology
 from dse.errors import Fault, SpecError
+from dse.jit import njit
 
 
 def _edges(net: Net):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.collective.library.base import Net
 from dse.collective.topology import Ints
+from dse.jit import njit
 
 
 def ring_order(net: Net) -> Ints:

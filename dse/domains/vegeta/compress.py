@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from dse.errors import Fault, SpecError
+from dse.jit import njit
 
 
 @dataclass(frozen=True)

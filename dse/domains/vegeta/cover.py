@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 
 from dse.domains.vegeta.registers import registers
 from dse.errors import Fault, SpecError
+from dse.jit import njit
 
 RowOrder = Literal["panel", "none", "matrix"]
 

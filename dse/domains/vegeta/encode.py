@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.domains.vegeta.program import Op, Program
 from dse.domains.vegeta.registers import ROW, Registers
+from dse.jit import njit
 
 _LOAD, _LOAD_M, _LOAD_RP, _STORE, _ZERO, _GEMM, _SPMM, _SPMM_R = (int(op) for op in Op)
 CODE = ("op", "dst", "a", "b", "m", "width", "slot", "lines", "b_width")

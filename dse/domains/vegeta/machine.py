@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 
 from dse.domains.vegeta.program import Op, Program
 from dse.domains.vegeta.registers import ROW, Registers, registers
 from dse.errors import Fault, SpecError
+from dse.jit import njit
 
 Zeros = Literal["ieee", "skip"]
 _LOAD, _LOAD_M, _LOAD_RP, _STORE, _ZERO, _GEMM, _SPMM, _SPMM_R = (int(op) for op in Op)

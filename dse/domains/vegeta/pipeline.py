@@ -14,10 +14,10 @@ All that is known stands in a few arrays with named columns.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.domains.vegeta.encode import CODE
 from dse.domains.vegeta.program import Op
+from dse.jit import njit
 
 # What a bubble in FF is put down to. The first three are of the array, the others say why an operand came late.
 CAUSES = (

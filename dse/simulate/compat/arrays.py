@@ -5,31 +5,18 @@ As a tuple the arrays would be arguments of every compiled function one by one, 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from numba import njit, types
+from numba import types
 from numba.experimental import structref
 
+from dse.jit import njit
 from dse.simulate.compat.layout import State
 
 # Nothing is divided by zero, so no code for that exception. Functions that only compiled code calls need nothing for
 # Python to call them, which is much of what takes time to compile.
 compiled = njit(cache=True, error_model="numpy")
 inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
-
-
-def renew(entry: Any) -> None:
-    """Forget compiled code that is older than any file of this package: the cache looks at one file only.
-
-    ``entry`` is a compiled function whose cache is in the place of all.
-    """
-    sources = list(Path(__file__).parent.glob("*.py"))
-    newest = max(path.stat().st_mtime for path in sources)
-    modules = {path.stem for path in sources}
-    for index in Path(entry.stats.cache_path).glob("*.nbi"):
-        if index.name.split(".")[0] in modules and index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
 
 
 @structref.register

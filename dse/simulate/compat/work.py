@@ -6,7 +6,7 @@ import numpy as np
 
 from dse.simulate.compat import layout as L
 from dse.simulate.compat.algorithms import OVER, _reduction, step
-from dse.simulate.compat.arrays import compiled, inner, renew
+from dse.simulate.compat.arrays import compiled, inner
 from dse.simulate.compat.events import close_batch, give, pop, push, register
 from dse.simulate.compat.queues import launch, leave
 from dse.simulate.compat.ready import ready_pop, ready_push
@@ -363,6 +363,3 @@ def begin(w, at, order):
         for local in range(class_ptr[cls + 1] - class_ptr[cls]):
             if w.left[ranks[rank, L.R_BASE] + local] == 0:
                 ready_push(w, rank, local)
-
-
-renew(advance)

@@ -2,7 +2,7 @@
 
 ``lines`` holds waiting lines and agendas: who is next, by any key. ``network`` is a loop made of them that many
 systems need no more than: jobs on stations, with priorities, deadlines, absences and jobs that release others; a
-domain whose choices are its own writes another. ``statistics`` reads what happened, ``queueing`` has the closed forms
+domain whose choices are its own writes another (SUSHI, whose servers decide what they cache, takes ``lines`` alone). ``statistics`` reads what happened, ``queueing`` has the closed forms
 it is checked against.
 """
 

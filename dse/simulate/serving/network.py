@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.errors import Fault, SpecError
+from dse.jit import njit
 from dse.simulate.heap import inner
 from dse.simulate.serving.lines import due, enter, lines, take
 
