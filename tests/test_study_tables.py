@@ -75,6 +75,7 @@ def test_a_table_is_made_checked_drawn_and_kept(tmp_path: Path) -> None:
     heat = found.figures["map"].data[0]
     assert list(heat.x) == ["1 MiB", "2 MiB", "3 MiB", "4 MiB"] and list(heat.y) == ["No caching", "all"]
     assert np.asarray(heat.z) == pytest.approx(np.array([[2, 4, 6, 8], [1, 2, 3, 4]]))
+    assert heat.zmid is None, "nothing is below zero"
     assert len(found.figures["lines"].data) == 6
     assert "| times | Times | times | 24 |" in (tmp_path / "out" / "report.md").read_text()
 

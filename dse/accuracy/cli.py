@@ -12,9 +12,10 @@ from dse.errors import Fault, SpecError
 from dse.plain import finite
 
 KINDS = ("training", "memory", "collectives", "gemm")
-DOMAINS = {  # recorded runs of the public XRBench
+DOMAINS = {  # recorded runs of the public XRBench, and runs of Earth-system models
     "xrbench-scores": "dse.domains.xr.score_validate:validate",
     "xrbench-layers": "dse.domains.xr.layer_validate:validate_layers",
+    "scaling": "dse.domains.continuum.scaling_validate:validate",
 }
 SYNTHESIZED = "tacos"  # runs of another synthesizer
 RECORDED = ("astrasim-collectives", "astrasim-programs", "astrasim-traces")  # runs of another simulator
@@ -34,7 +35,7 @@ def validate(
         typer.Argument(
             help="What the table holds: training, memory, collectives or gemm; or recorded runs of the public "
             "ASTRA-sim: astrasim-collectives, astrasim-programs, astrasim-traces; of the public TACOS: tacos; or of "
-            "the public XRBench: xrbench-scores, xrbench-layers."
+            "the public XRBench: xrbench-scores, xrbench-layers; or runs of Earth-system models: scaling."
         ),
     ],
     file: Annotated[

@@ -256,7 +256,7 @@ def _grid(figure: Figure, table: SimulationTable, rows: pd.DataFrame, dark: bool
         bar |= {"tickvals": marks, "ticktext": [_short(10**m, unit) for m in marks]}
     heat = {
         "type": "heatmap", "x": names[0], "y": names[1], "z": colour, "colorbar": bar,
-        "colorscale": "Cividis", "xgap": 1, "ygap": 1,
+        "xgap": 1, "ygap": 1, **_colours(z),
         "text": text if z.size <= 150 else None, "texttemplate": "%{text}" if z.size <= 150 else None,
         "customdata": text, "hoverongaps": False,
         "hovertemplate": f"{theme.sentence(across)}: %{{x}}<br>{theme.sentence(down)}: %{{y}}<br>"
@@ -267,6 +267,14 @@ def _grid(figure: Figure, table: SimulationTable, rows: pd.DataFrame, dark: bool
         for given, name in ((figure.x_title, across), (figure.y_title, down))
     ]
     return theme.drawn([heat], title=figure.title, dark=dark, xaxis=axes[0], yaxis=axes[1])
+
+
+def _colours(z: np.ndarray) -> dict[str, Any]:
+    """Gains and losses on either side of a neutral zero; else one ramp."""
+    finite = z[np.isfinite(z)]
+    if len(finite) and finite.min() < 0 < finite.max():
+        return {"colorscale": "RdBu", "zmid": 0.0}
+    return {"colorscale": "Cividis"}
 
 
 def _places(column: pd.Series) -> list[Any]:

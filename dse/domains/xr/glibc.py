@@ -7,7 +7,8 @@ of those 3 and 31 places back, of which the lowest bit is not shown.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from dse.jit import njit
 
 WORDS = 31
 RAND_MAX = 2**31 - 1

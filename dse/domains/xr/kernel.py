@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.domains.xr import glibc
+from dse.jit import njit
 
 # What is summed up for each model of a run.
 LOGGED, DROPPED, LATE, RT, EN, PRODUCT, ENERGY, LAST = range(8)
