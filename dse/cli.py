@@ -19,7 +19,9 @@ from dse.app import lab_cli
 from dse.collective import cli as collective_cli
 from dse.domains.sushi import cli as sushi_cli
 from dse.domains.vegeta import cli as vegeta_cli
+from dse.domains.xr import cli as xr_cli
 from dse.errors import DseError, Fault, InfeasibleDesign, SpecError
+from dse.explore.modex import cli as modex_cli
 from dse.explore.require import cli as require_cli
 from dse.explore.search import cli as search_cli
 from dse.explore.sensitivity import cli as sensitivity_cli
@@ -56,7 +58,7 @@ app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(measure_app, name="measure")
 PARTS = (
     stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli, lab_cli, trace_cli, simulate_cli,
-    collective_cli, vegeta_cli, sushi_cli,
+    collective_cli, vegeta_cli, sushi_cli, xr_cli, modex_cli,
 )  # fmt: skip
 for part in PARTS:
     part.attach(app)

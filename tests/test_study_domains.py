@@ -10,7 +10,7 @@ from dse.study.study import load_study, run_study
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vegeta", "sushi"])
+@pytest.mark.parametrize("name", ["vegeta", "sushi", "xrbench"])
 def test_the_shipped_study_holds(name: str, tmp_path: Path) -> None:
     study, _, _ = load_study(name)
     found = run_study(name, tmp_path / "out", images=False)

@@ -31,6 +31,21 @@ MAKERS: dict[str, str] = {
     "sushi-breakeven": "dse.domains.sushi.tables:BreakEven",
     "sushi-search": "dse.domains.sushi.tables:Searched",
     "sushi-gpus": "dse.domains.sushi.tables:Gpus",
+    "xr-recorded": "dse.domains.xr.tables:Recorded",
+    "xr-timelines": "dse.domains.xr.tables:Timelines",
+    "xr-bars": "dse.domains.xr.tables:Bars",
+    "xr-means": "dse.domains.xr.tables:Means",
+    "xr-probability": "dse.domains.xr.tables:ProbabilitySweep",
+    "xr-layers": "dse.domains.xr.tables:LayerCosts",
+    "xr-own-costs": "dse.domains.xr.tables:OwnCosts",
+    "xr-sensitivities": "dse.domains.xr.tables:Sensitivities",
+    "xr-effects": "dse.domains.xr.tables_designs:Effects",
+    "xr-schedulers": "dse.domains.xr.tables_designs:Schedulers",
+    "xr-power": "dse.domains.xr.tables_designs:Carried",
+    "xr-latency": "dse.domains.xr.tables_designs:EndToEnd",
+    "xr-search": "dse.domains.xr.tables_designs:Searched",
+    "modex-steps": "dse.explore.modex.tables:Steps",
+    "modex-contest": "dse.explore.modex.tables:Contest",
 }
 
 
