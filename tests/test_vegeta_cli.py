@@ -188,3 +188,66 @@ def test_sweep_writes_a_table_and_tells_the_front(tmp_path: Path) -> None:
     both = answer(*space, "--accuracy", "1=0.76,0.5=0.75")
     assert {row["density"] for row in both["front"]} == {1.0, 0.5}
     assert all(row["accuracy"] == {1.0: 0.76, 0.5: 0.75}[row["density"]] for row in both["front"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("sweep", "--accuracy", "0.3=0.5"), "accuracy = 0.3=0.5: must be of a density that is swept"),
+        (("sweep", "--accuracy", "1=2"), "fraction from 0 to 1"),
+        (("sweep", "--accuracy", "1=0.7,1=0.8"), "each density once"),
+        (("sweep", "--objectives", "time,time"), "each once"),
+        (("sweep", "--layers", ","), "layers = ',': must be values"),
+        (("sweep", "--clock", "0"), "clock = 0: must be 0.001 to 1,000 times"),
+        (("run", "--m", 4, "--n", 4, "--k", 4, "--order", "x"), "order = 'x': must be one of"),
+        (("asm", "--m", 4, "--n", 4, "--k", 4, "--pattern", "2:4", "--order", "x"), "order = 'x'"),
+    ],
+)
+def test_a_refusal_says_what_may_be_given(arguments: tuple[Any, ...], words: str) -> None:
+    """The message has the field, the value and what is allowed, before anything is timed."""
+    with pytest.raises(SpecError) as error:
+        call(*arguments)
+    assert words in str(error.value)
+
+
+def test_listings_of_random_weights(tmp_path: Path) -> None:
+    """Row-wise kernels are listed and assemble again to the same time; auto takes no longer than either kernel."""
+    product = ("asm", "--m", 64, "--n", 32, "--k", 128, "--sparsity", 0.9)
+    found = {name: answer(*product, "--pattern", name) for name in ("row-wise", "auto")}
+    rows = found["row-wise"]
+    assert any(line.startswith("TILE_SPMM_R") for line in rows["listing"])
+    dense = answer(*product[:-2], "--pattern", "4:4")
+    assert found["auto"]["cycles"] == min(rows["cycles"], dense["cycles"])
+    (tmp_path / "again.s").write_text("\n".join(rows["listing"]))
+    assert answer("asm", tmp_path / "again.s")["cycles"] == rows["cycles"]
+
+
+def test_listings_that_are_empty_or_wrong(tmp_path: Path) -> None:
+    """Nothing takes no cycles; a register that there is not is named with its file and line."""
+    file = tmp_path / "short.s"
+    file.write_text("; nothing\n")
+    assert ": 0 engine cycles" in call("asm", file)
+    file.write_text("; comment\n\nTILE_ZERO_T tmm1\nTILE_ZERO_T tmm9\n")
+    with pytest.raises(SpecError, match=r"short\.s, line 4: dst = 9"):
+        call("asm", file)
+
+
+def test_what_was_changed_is_said(tmp_path: Path) -> None:
+    """Pruning beyond the sparsity, fewer accumulators and partial sums are noted; nothing else is."""
+    product = ("run", "--m", 64, "--n", 64, "--k", 128)
+    assert answer(*product, "--pattern", "4:4", "--sparsity", 0.2)["notes"] == []
+    (note,) = answer(*product, "--pattern", "2:4", "--sparsity", 0.2)["notes"]
+    assert note.startswith("20.0% zeros asked for; 2:4 prunes to 5")
+    many = answer(*product, "--pattern", "1:4", "--accumulators", 9)
+    assert many["accumulators"] == 3 and "9 accumulators asked for, 3 taken" in many["notes"][0]
+    rows = answer(*product, "--pattern", "row-wise", "--sparsity", 0.9, "--order", "panel")
+    assert "stay in L2" in rows["notes"][-1]
+    assert "bert-2: " in call("run", "bert-2")
+    dense = tmp_path / "dense.npy"
+    np.save(dense, np.ones((8, 8), np.float32))
+    with pytest.raises(SpecError, match="nothing to prune to"):
+        call("run", dense, "--n", 4, "--prune")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    with pytest.raises(SpecError, match="matrix"):
+        call("run", empty, "--n", 4)

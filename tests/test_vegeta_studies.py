@@ -388,3 +388,15 @@ def test_a_cluster_of_engines_trains_faster_with_pruned_weights() -> None:
         found = dse.estimate("bert-large", cluster, "dp=64,global_batch=2048,micro_batch=32", devices=64)
         step[cluster] = float(found.summary()["step_time_s"])
     assert 1.05 < step["vegeta-pod"] / step["vegeta-pod-2to4"] < 1.5
+
+
+def test_partial_sums_stay_in_the_cache_that_holds_c() -> None:
+    """Row-wise, DRAM gets C once where it fits the cache, and every partial sum where it does not."""
+    engine = headline()
+    a = prune.random(64, 512, 0.9, seed=1)
+    program = running.kernels(64, 64, 512, engine, a=a, pattern="row-wise", order="panel")["row-wise"]
+    result = 4.0 * 64 * 64
+    held, spilt = (cost.work(program, engine, result=result, cache=size) for size in (result, result - 1.0))
+    assert held.l2_bytes == spilt.l2_bytes and held.macs == spilt.macs
+    assert spilt.dram_bytes == cost.work(program, engine).dram_bytes
+    assert spilt.dram_bytes - held.dram_bytes >= 7 * result, "eight panels of 64 columns"

@@ -481,3 +481,21 @@ def test_sensitivity_tells_what_each_knob_moves() -> None:
     for unknown in ("core.lines", "speed", "kernel.tiles", "other.load_lines"):
         with pytest.raises(SpecError, match="knob"):
             speedups({unknown: 1}, SMALL)
+
+
+def test_engines_and_patterns_by_name() -> None:
+    """An id or a mapping stands for its engine and 2:4 for its N; what is neither, or no whole number, is refused."""
+    wanted = time_gemm(48, 16, 128, load_engine("vegeta-s-16-2"), pattern=2)
+    own = {"base": "vegeta-s-16-2", "id": "own", "name": "Own"}
+    for engine in ("vegeta-s-16-2", own):
+        assert time_gemm(48, 16, 128, engine, pattern="2:4").cycles == wanted.cycles
+    assert len(repr(wanted)) < 120
+    for size in (float("nan"), 1.5, True, 0):
+        with pytest.raises(SpecError, match=r"m = .*whole number"):
+            time_gemm(size, 16, 16, "vegeta-s-16-2")
+    for engine in (None, 7, "no such engine"):
+        with pytest.raises(SpecError, match="engine"):
+            time_gemm(16, 16, 16, engine)
+    for pattern in ("2:8", "half", 1.5, 3):
+        with pytest.raises(SpecError, match="pattern"):
+            time_gemm(16, 16, 16, "vegeta-s-16-2", pattern=pattern)

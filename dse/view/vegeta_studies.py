@@ -183,14 +183,19 @@ def sensitivity(
     """What each knob does to the speed-ups: a row a setting, a mark a pattern, as a difference to what was published.
 
     Args:
-        rows: columns ``knob``, ``value`` (one knob changes at a time), ``pattern`` and ``speedup``.
+        rows: columns ``knob``, ``value`` (one knob changes at a time), ``pattern`` and ``speedup``; ``setting``, if
+            there, is what rows are called.
         published: speed-up by pattern.
         band: width of the grey band: how far a number may lie from the published one.
     """
     _need(rows, "knob", "value", "pattern", "speedup")
     _once(rows, ["knob", "value", "pattern"])
     rows = rows[rows["pattern"].isin(list(published))]
-    names = [f"{_words(k)}: {v}" if str(v) else _words(k) for k, v in zip(rows["knob"], rows["value"], strict=True)]
+    named = "setting" if "setting" in rows else None  # in words, where the table has them
+    names = [
+        str(row[named]) if named else f"{_words(row['knob'])}: {row['value']}".removesuffix(": ")
+        for row in rows.to_dict("records")
+    ]
     traces = []
     for k, (pattern, part) in enumerate(rows.assign(name=names).groupby("pattern", sort=False)):
         wanted, ours = published[str(pattern)], part["speedup"].to_numpy(float)

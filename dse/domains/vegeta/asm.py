@@ -59,10 +59,7 @@ def assemble(text: str, name: str = "listing") -> Program:
     """
     columns: dict[str, list[int]] = {field: [] for field in Program._fields}
     faults = []
-    for number, line in enumerate(text.splitlines(), 1):
-        code = re.split(r"[;#]", line, maxsplit=1)[0].strip()
-        if not code:
-            continue
+    for number, code in instructions(text):
         mnemonic, _, rest = code.replace("\t", " ").partition(" ")
         operands = [part.strip() for part in rest.split(",")] if rest.strip() else []
         try:
@@ -76,6 +73,14 @@ def assemble(text: str, name: str = "listing") -> Program:
     if faults:
         raise SpecError(faults)
     return Program.of(**{field: np.array(values, np.int64) for field, values in columns.items()})
+
+
+def instructions(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of a listing that hold an instruction: number, from 1, and text without comment."""
+    for number, line in enumerate(text.splitlines(), 1):
+        code = re.split(r"[;#]", line, maxsplit=1)[0].strip()
+        if code:
+            yield number, code
 
 
 def disassemble(program: Program, *, block: int = 4) -> str:

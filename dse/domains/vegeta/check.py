@@ -21,5 +21,5 @@ def share(field: str, value: float) -> None:
 def sizes(**counts: int) -> None:
     """Refuse what is not a whole number of at least 1 and at most a hundred million."""
     for field, value in counts.items():
-        if isinstance(value, bool) or value != int(value) or not 1 <= value <= 100_000_000:
+        if isinstance(value, bool) or not 1 <= value <= 100_000_000 or value != int(value):
             raise fault(field, value, "must be a whole number from 1 to 100,000,000")

@@ -25,6 +25,13 @@ Rows = Annotated[int | None, typer.Option("--m", help="Rows of the weights.", mi
 Columns = Annotated[int | None, typer.Option("--n", help="Columns of the other operand.", min=1)]
 Depth = Annotated[int | None, typer.Option("--k", help="Columns of the weights.", min=1)]
 Blocking = Annotated[int, typer.Option(help="Tiles of C that share a tile of B.", min=1)]
+RowOrder = Annotated[
+    str,
+    typer.Option(
+        help="Rows of a row-wise cover: matrix (sorted once), panel (anew in each), none. The last two leave partial "
+        "sums of C, whose adding up is not timed."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HEADLINE = "vegeta-s-16-2-of"
@@ -80,32 +87,61 @@ def run(
     k: Depth = None,
     engine: EngineName = HEADLINE,
     pattern: Annotated[
-        str, typer.Option(help="N:M such as 2:4; row-wise; or auto: the quickest that keeps all weights.")
+        str,
+        typer.Option(
+            help="N:M such as 2:4; row-wise; or auto: the smallest N:M that keeps all weights or, where that is dense, "
+            "row-wise in the --order given if that is quicker (orders are not compared)."
+        ),
     ] = "auto",
     sparsity: Annotated[
         float | None, typer.Option(help="Zeros of random weights; a matrix is pruned to it by magnitude.", min=0, max=1)
     ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Prune a matrix to the N:M given, by magnitude.")] = False,
-    order: Annotated[
-        str, typer.Option(help="Rows of a row-wise cover: matrix (sorted once), panel (anew in each), none.")
-    ] = "matrix",
+    order: RowOrder = "matrix",
     accumulators: Blocking = 3,
     check: Annotated[bool, typer.Option("--check", help="Also run it on the machine, and compare with NumPy.")] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Time a product on an engine: cycles, speed-up over dense, waits, energy. Exit code 1 if --check fails."""
+    """Time a product on an engine: cycles, speed-up over dense, waits, energy. Exit code 1 if --check fails.
+
+    What the array waits for:
+
+    - fill, drain: before the first columns of B, and after the last
+
+    - weights: the next tile of A is still being loaded into the array
+
+    - dependence: the sum of an earlier product is not there yet
+
+    - stages: the engine lets one instruction at a time feed and drain
+
+    - bandwidth: a load is behind other loads and stores
+
+    - latency: a load could not begin earlier
+
+    - run-ahead: the reorder buffer is full
+
+    - load buffer: too many lines are on their way
+
+    - registers: no free register, or an old value is still needed
+
+    - memory: a load needs what an earlier store writes
+
+    - issue: the core has not come to the instruction
+    """
     from dse.domains.vegeta import running
     from dse.domains.vegeta.engine import load_engine
 
     taken = load_engine(engine)
     a, (m, n, k) = _operands(product, m, n, k)
+    name = "" if product is None or a is not None else product
     if a is None:
         a = running.weights(m, k, taken, pattern, sparsity=sparsity, seed=seed)
     else:
         a = running.prune_by_magnitude(a, sparsity)
         a = running.pruned_to(a, pattern, taken) if prune else a
-    found = running.run(m, n, k, taken, a=a, pattern=pattern, order=order, accumulators=accumulators)
+    found = running.run(m, n, k, taken, a=a, pattern=pattern, order=order, accumulators=accumulators, name=name)
+    found = running.pruned_more(found, sparsity)
     checked = None
     if check:
         real = running.weights(m, k, taken, found.pattern, sparsity=0.0, seed=seed) if a is None else a
@@ -150,6 +186,7 @@ def layers(as_json: AsJson = False) -> None:
     if as_json:
         _tell(rows)
         return
+    typer.echo(f"{'layer':<16}{'m':>7}{'n':>7}{'k':>7}  kind, confidence in the shape")
     for row in rows:
         typer.echo(
             f"{row['name']:<16}{row['m']:>7}{row['n']:>7}{row['k']:>7}  {row['kind']}, {row['confidence']} confidence"
@@ -163,8 +200,13 @@ def asm(
     n: Columns = None,
     k: Depth = None,
     engine: EngineName = HEADLINE,
-    pattern: Annotated[str, typer.Option(help="N:M of the product's weights.")] = "",
+    pattern: Annotated[
+        str, typer.Option(help="Of the product's weights: N:M (dense by default), row-wise, or auto, as in run.")
+    ] = "",
+    sparsity: Annotated[float | None, typer.Option(help="Zeros of random weights.", min=0, max=1)] = None,
+    order: RowOrder = "matrix",
     accumulators: Blocking = 3,
+    seed: Seed = 0,
     timing: Annotated[bool, typer.Option("--timing", help="When each product of tiles starts, and its wait.")] = False,
     memory: Annotated[Path | None, typer.Option(help="Execute the listing on the bytes of this file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the memory after execution to this file.")] = None,
@@ -177,13 +219,17 @@ def asm(
 
     taken = load_engine(engine)
     if file is not None:
-        if (m, n, k, pattern) != (None, None, None, ""):
-            raise SpecError([Fault("m, n, k, pattern", "", "belong to a product; a listing has none of them")])
-        program = listing.read(file)
+        if (m, n, k, pattern, sparsity) != (None, None, None, "", None):
+            raise SpecError([Fault("m, n, k, pattern, sparsity", "", "belong to a product; a listing has none")])
+        program, places = listing.read(file)
     else:
         _, (m, n, k) = _operands(None, m, n, k)
-        program = listing.of_product(m, n, k, taken, pattern or f"{taken.block}:{taken.block}", accumulators)
-    found = listing.describe(program, taken, timing=timing)
+        places: list[str] = []
+        pattern = pattern or ("auto" if sparsity is not None else f"{taken.block}:{taken.block}")
+        program = listing.of_product(
+            m, n, k, taken, pattern, sparsity=sparsity, seed=seed, order=order, accumulators=accumulators
+        )
+    found = listing.describe(program, taken, timing=timing, places=places)
     if memory is not None or out is not None:
         held, found["changed"] = listing.execute(program, taken, memory)
     if out is not None:
@@ -222,11 +268,15 @@ def sweep(
         "density": density, "block": block, "tile_k": tile_k, "accumulators": accumulators, "alpha": alpha,
         "beta": beta, "forwarding": forwarding, "clock": clock,
     }  # fmt: skip
+    wanted = _list("objectives", objectives)
+    if not wanted or set(wanted) - set(designs.OBJECTIVES) or len(set(wanted)) < len(wanted):
+        rule = f"must be of {', '.join(designs.OBJECTIVES)}, each once"
+        raise SpecError([Fault("objectives", repr(objectives[:60]), rule)])
     numbers = {name: [float(x) if name in ("density", "clock") else x for x in _list(name, text)]
                for name, text in axes.items()}  # fmt: skip
     space = designs.Space.parse({"engine": engine, "layers": _list("layers", layer), **numbers})
     known = _accuracy(accuracy)
-    wanted = _list("objectives", objectives) + (["accuracy"] if known and "accuracy" not in objectives else [])
+    wanted += ["accuracy"] if known and "accuracy" not in wanted else []
     data = designs.sweep(space, accuracy=known)
     table = designs.overall(data)
     if table.empty:
@@ -239,7 +289,11 @@ def sweep(
         _tell({"designs": len(table), "objectives": wanted, "front": best})
         return
     typer.echo(f"{len(table):,} designs; best by {', '.join(wanted)}:\n")
-    typer.echo(best.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    typer.echo(best.rename(columns=_titles(best)).to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    typer.echo(
+        f"\nTime and energy are sums over the layers ({data.sizes['layer']}). over_dense: against dense weights on the "
+        "same design.\nspeedup: against the slowest design at the largest density. area: our estimate, D-1-1 is 1."
+    )
 
 
 def _fronts(table: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
@@ -252,11 +306,21 @@ def _fronts(table: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     return pd.concat([front(part, objectives) for _, part in table.groupby("density", sort=False)], ignore_index=True)
 
 
+def _titles(table: pd.DataFrame) -> dict[str, str]:
+    """Heads of the columns of a sweep with their units."""
+    units = {"time": "s", "energy": "J", "power": "W", "area": "of D-1-1", "clock": "of base"}
+    return {name: f"{name} [{units[name]}]" if name in units else name for name in table}
+
+
 def _list(name: str, text: str) -> list[str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
+    if text and not parts:
+        raise SpecError([Fault(name, repr(text[:40]), "must be values separated by commas")])
     if name in ("density", "clock"):
         for part in parts:
             _number(name, part)
+            if name == "clock" and not 1e-3 <= float(part) <= 1e3:
+                raise SpecError([Fault(name, part, "must be 0.001 to 1,000 times the clock of the engine")])
     return parts
 
 
@@ -264,7 +328,10 @@ def _accuracy(text: str) -> dict[float, float] | None:
     if not text:
         return None
     pairs = [part.partition("=") for part in text.split(",")]
-    return {_number("accuracy", density): _number("accuracy", value) for density, _, value in pairs}
+    found = {_number("accuracy", density): _number("accuracy", value) for density, _, value in pairs}
+    if len(found) < len(pairs):
+        raise SpecError([Fault("accuracy", text[:60], "must have each density once")])
+    return found
 
 
 def _number(name: str, text: str) -> float:

@@ -21,6 +21,7 @@ from dse.spec.base import Spec
 from dse.spec.fields import JoulesPerByte, JoulesPerFlop, Multiple
 
 PICO = 1e-12
+CACHE = 2.0 * 1024**2  # bytes of L2: of a server core of 2023, assumed; the published study's is not known
 
 
 class Gates(Spec):
@@ -162,7 +163,7 @@ class Work:
         macs: multiply-adds that the array performs (padding included, pruned weights not).
         register_bytes: into and out of the tile registers.
         l2_bytes: that loads and stores move.
-        dram_bytes: distinct bytes among them, read and written counted apart.
+        dram_bytes: distinct bytes among them, read and written counted apart; partial sums as :func:`work` says.
         instructions: matrix instructions.
     """
 
@@ -176,8 +177,16 @@ class Work:
 COUNTS = tuple(field.name for field in fields(Work))
 
 
-def work(program: Program, engine: Any) -> Work:
-    """Count the work of a program: arithmetic, register traffic, and memory traffic."""
+def work(program: Program, engine: Any, *, result: float | None = None, cache: float = CACHE) -> Work:
+    """Count the work of a program: arithmetic, register traffic, and memory traffic.
+
+    Args:
+        program: of a kernel.
+        engine: it runs on.
+        result: bytes of C in whole tiles. A program that stores more has partial sums, which software adds up; where
+            C fits the cache they stay there and C alone goes on, else all of them go to DRAM. By default all do.
+        cache: bytes of L2.
+    """
     r = registers(engine)
     op, width = np.asarray(program.op), np.asarray(program.width, dtype=float)
     moved = np.zeros(len(program))
@@ -192,11 +201,15 @@ def work(program: Program, engine: Any) -> Work:
     matrix = gemm | spmm | rows
     place = 2 * np.asarray(program.address)[moved > 0] + (op == Op.STORE)[moved > 0]
     _, first = np.unique(place, return_index=True)
+    distinct = moved[moved > 0][first]
+    read, stored = (float(distinct[place[first] % 2 == odd].sum()) for odd in (0, 1))
+    if result is not None and result <= cache:
+        stored = min(stored, result)
     return Work(
         macs=float(matrix.sum()) * r.values * r.tile_n,
         register_bytes=float(used.sum() + moved.sum()),
         l2_bytes=float(moved.sum()),
-        dram_bytes=float(moved[moved > 0][first].sum()),
+        dram_bytes=read + stored,
         instructions=float(matrix.sum()),
     )
 

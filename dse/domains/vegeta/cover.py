@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from dse.errors import Fault, SpecError
 from dse.jit import njit
 
 RowOrder = Literal["panel", "none", "matrix"]
+ORDERS: tuple[str, ...] = get_args(RowOrder)
 
 
 def row_patterns(

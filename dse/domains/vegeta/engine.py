@@ -195,6 +195,15 @@ def load_engine(reference: str | Path | Mapping[str, Any] | Engine) -> Engine:
     return catalogue.load(Engine, KIND, dict(reference) if isinstance(reference, Mapping) else reference)
 
 
+def as_engine(engine: Any) -> Any:
+    """What has an engine's geometry as it is; an id, a path or a mapping through :func:`load_engine`.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    return engine if hasattr(engine, "tile_m") else load_engine(engine)
+
+
 def engines() -> list[str]:
     """Ids of the shipped engines, sorted."""
     return catalogue.ids(KIND)

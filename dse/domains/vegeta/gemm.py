@@ -8,13 +8,14 @@ exactly (3 of C, 4 of B, 1 of A). Which blocking the published kernels use is no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 
 from dse.domains.vegeta.emit import instruction, once, spread, steps
 from dse.domains.vegeta.program import Op, Program
-from dse.domains.vegeta.registers import ROW, Registers, registers
+from dse.domains.vegeta.registers import ROW, Registers, native, registers
 from dse.errors import Fault, SpecError
 
 Order = Literal["m", "n"]
@@ -66,7 +67,7 @@ def gemm_program(
     k: int,
     engine: Any,
     *,
-    pattern: int | None = None,
+    pattern: int | str | None = None,
     accumulators: int | tuple[int, int] = 3,
     order: Order = "m",
     k_steps: int | None = None,
@@ -77,7 +78,7 @@ def gemm_program(
     Args:
         m, n, k: rows of A, columns of B, columns of A; any positive numbers, padded to whole tiles.
         engine: an :class:`~dse.domains.vegeta.engine.Engine`.
-        pattern: the N of N:M that A keeps; the block (dense, TILE_GEMM) by default.
+        pattern: N:M that A keeps, or its N alone; the block (dense, TILE_GEMM) by default.
         accumulators: tiles of C in registers: in m (they share a tile of B), or (in m, in n); fewer are taken where the
             register file is too small.
         order: the direction that runs faster from panel to panel, "m" or "n".
@@ -89,9 +90,9 @@ def gemm_program(
     """
     r = registers(engine)
     check_positive(m=m, n=n, k=k, k_steps=1 if k_steps is None else k_steps)
-    layout = Layout.of(m, n, k, r.block if pattern is None else pattern, r)
+    layout = Layout.of(m, n, k, r.block if pattern is None else native(pattern, r), r)
     mt, nt, kt = layout.tiles
-    cm, cn = _fit(accumulators, mt, nt, layout.width, r)
+    cm, cn = fitted(accumulators, mt, nt, layout.width, r)
     panels, kinds, downs, rights = {}, [], [], []
     for first in range(0, kt, k_steps or kt):
         last = min(first + (k_steps or kt), kt)
@@ -171,10 +172,12 @@ class Allocation:
         return self.top - self.c_width * (tile + 1)
 
 
-def _fit(accumulators: int | tuple[int, int], mt: int, nt: int, width: int, r: Registers) -> tuple[int, int]:
+def fitted(accumulators: int | tuple[int, int], mt: int, nt: int, width: int, r: Registers) -> tuple[int, int]:
     """The blocking asked for, cut to the tiles there are and to the register file."""
-    cm, cn = (accumulators, 1) if isinstance(accumulators, int) else accumulators
-    check_positive(accumulators=min(cm, cn))
+    pair = isinstance(accumulators, tuple | list) and len(accumulators) == 2
+    cm, cn = accumulators if pair else (accumulators, 1)
+    check_positive(accumulators=cm)
+    check_positive(accumulators=cn)
     cm, cn = min(cm, mt), min(cn, nt)
     while cm * cn + cn * width + 1 > r.count:
         cm, cn = (cm - 1, cn) if cm >= cn else (cm, cn - 1)
@@ -193,7 +196,12 @@ def _corners(mt: int, nt: int, cm: int, cn: int, order: Order) -> tuple[np.ndarr
 
 
 def check_positive(**numbers: int) -> None:
-    """Raise SpecError unless all numbers, given by name, are at least 1."""
-    faults = [Fault(name, str(value), "must be at least 1") for name, value in numbers.items() if value < 1]
+    """Raise SpecError unless all numbers, given by name, are whole and at least 1."""
+    rule = "must be a whole number of at least 1"
+    faults = [
+        Fault(name, str(value)[:40], rule)
+        for name, value in numbers.items()
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1
+    ]
     if faults:
         raise SpecError(faults)

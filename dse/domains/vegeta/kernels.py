@@ -8,15 +8,16 @@ import numpy as np
 
 from dse.domains.vegeta.bf16 import rounded
 from dse.domains.vegeta.cover import RowOrder, common_pattern, pack
+from dse.domains.vegeta.engine import as_engine
 from dse.domains.vegeta.gemm import Layout, gemm_program
 from dse.domains.vegeta.im2col import Pair, columns
-from dse.domains.vegeta.registers import Registers, registers
+from dse.domains.vegeta.registers import Registers, native, registers
 from dse.domains.vegeta.rowwise import RowLayout, row_wise_program
 from dse.errors import Fault, SpecError
 
 __all__ = ["Layout", "RowLayout", "convolve", "gemm_program", "matmul", "row_wise_program"]
 
-Pattern = int | Literal["auto", "row-wise"]
+Pattern = int | str  # N, "N:M", "auto" or "row-wise"
 Zeros = Literal["ieee", "skip"]
 
 
@@ -36,8 +37,9 @@ def matmul(
     Args:
         a: the sparse operand [m, k].
         b: [k, n].
-        engine: an :class:`~dse.domains.vegeta.engine.Engine`.
-        pattern: the N of A; "auto" takes the smallest that A keeps everywhere, "row-wise" packs rows of different N.
+        engine: an :class:`~dse.domains.vegeta.engine.Engine`, or its id, file or mapping.
+        pattern: N:M of A, or its N alone; "auto" takes the smallest that A keeps everywhere, "row-wise" packs
+            rows of different N.
         zeros: "ieee" gives what IEEE arithmetic gives, also where a zero of A meets an infinity or NaN of B: steps of k
             in which B is not finite run on dense tiles, after all others. "skip": zeros of A add nothing.
         flush: BF16 denormals of both operands become zero.
@@ -50,6 +52,7 @@ def matmul(
     Raises:
         SpecError: for shapes that do not fit together, a pattern that the engine does not run, or one that A breaks.
     """
+    engine = as_engine(engine)
     r = registers(engine)
     a, b = (np.asarray(x) for x in (a, b))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
@@ -60,6 +63,8 @@ def matmul(
     a, b = rounded(a, flush=flush), rounded(b, flush=flush)
     if pattern == "auto":
         pattern = common_pattern(a, patterns=r.patterns, block=r.block)
+    elif pattern != "row-wise":
+        pattern = native(pattern, r)
     step = r.span if pattern == "row-wise" else r.tile_k * r.width(pattern)
     dense = np.zeros(a.shape[1], bool)
     if zeros == "ieee" and pattern != r.block:
@@ -102,7 +107,7 @@ def convolve(
     Raises:
         SpecError: for shapes that do not fit together, and as :func:`matmul`.
     """
-    x, w = np.asarray(x), np.asarray(w)
+    engine, x, w = as_engine(engine), np.asarray(x), np.asarray(w)
     if x.ndim != 4 or w.ndim != 4 or groups < 1 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
         rule = "must be [image, channel, y, x] and [kernel, channel/groups, y, x], kernels a multiple of groups"
         raise SpecError([Fault("x, w, groups", f"{x.shape}, {w.shape}, {groups}", rule)])

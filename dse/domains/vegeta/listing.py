@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dse.domains.vegeta.check import fault
-from dse.domains.vegeta.running import native
+from dse.errors import Fault, SpecError
 
 if TYPE_CHECKING:
     from dse.domains.vegeta.engine import Engine
@@ -20,13 +21,13 @@ LINES = 200_000  # instructions of a product that are listed
 MEMORY = 1 << 30
 
 
-def read(file: Path) -> Program:
-    """The program of a listing file.
+def read(file: Path) -> tuple[Program, list[str]]:
+    """The program of a listing file, and the file and line of each instruction.
 
     Raises:
         SpecError: the file cannot be read, or its faults by line.
     """
-    from dse.domains.vegeta.asm import assemble
+    from dse.domains.vegeta.asm import assemble, instructions
 
     try:
         if file.stat().st_size > LONGEST:
@@ -34,28 +35,49 @@ def read(file: Path) -> Program:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise fault("file", file, f"cannot be read: {str(error)[:120]}") from None
-    return assemble(text, name=str(file)[-80:])
+    name = str(file)[-80:]
+    return assemble(text, name=name), [f"{name}, line {number}" for number, _ in instructions(text)]
 
 
-def of_product(m: int, n: int, k: int, engine: Engine, pattern: str, accumulators: int) -> Program:
-    """The kernel of a product, if it is short enough to be listed."""
-    from dse.domains.vegeta.kernels import gemm_program
-    from dse.domains.vegeta.running import tiles_of
+def of_product(
+    m: int, n: int, k: int, engine: Engine, pattern: str, *, sparsity: float | None = None, seed: int = 0,
+    **settings: Any,
+) -> Program:  # fmt: skip
+    """The kernel of a product, if it is short enough to be listed.
 
-    kept = native(pattern, engine)
+    Args:
+        m, n, k: rows of A, columns of B, columns of A.
+        engine: it runs on.
+        pattern, sparsity, seed: of the weights, as :func:`dse.domains.vegeta.running.weights`.
+        settings: of :func:`dse.domains.vegeta.running.kernels`.
+
+    Raises:
+        SpecError: a product that is too long, or a pattern that does not run.
+    """
+    from dse.domains.vegeta.running import kernels, tiles_of, weights
+    from dse.domains.vegeta.timing import simulate
+
     if tiles_of(m, n, k, engine) > LINES:
         raise fault("m, n, k", f"{m}, {n}, {k}", f"must have at most {LINES:,} products of tiles to be listed")
-    return gemm_program(m, n, k, engine, pattern=kept, accumulators=accumulators)[0]
+    a = weights(m, k, engine, pattern, sparsity=sparsity, seed=seed)
+    found = list(kernels(m, n, k, engine, a=a, pattern=pattern, **settings).values())
+    return found[0] if len(found) == 1 else min(found, key=lambda program: simulate(program, engine).seconds)
 
 
-def describe(program: Program, engine: Engine, *, timing: bool = False) -> dict[str, Any]:
-    """A program's listing, how long it takes in engine cycles and seconds and, if asked for, when each product runs."""
+def describe(program: Program, engine: Engine, *, timing: bool = False, places: Sequence[str] = ()) -> dict[str, Any]:
+    """A program's listing, how long it takes in engine cycles and seconds and, if asked for, when each product runs.
+
+    ``places`` are where the instructions stand, for messages.
+    """
     from dse.domains.vegeta.asm import disassemble
     from dse.domains.vegeta.machine import check
     from dse.domains.vegeta.registers import registers
     from dse.domains.vegeta.timing import simulate
 
-    check(program, MEMORY, registers(engine))
+    try:
+        check(program, MEMORY, registers(engine))
+    except SpecError as error:
+        raise SpecError([_at_line(f, places) for f in error.faults]) from None
     found = simulate(program, engine)
     lines = disassemble(program, block=engine.block).splitlines()
     answer: dict[str, Any] = {"engine": engine.id, "instructions": len(program), "listing": lines}
@@ -63,6 +85,14 @@ def describe(program: Program, engine: Engine, *, timing: bool = False) -> dict[
     if timing:
         answer["starts"] = _starts(program, found)
     return answer
+
+
+def _at_line(found: Fault, places: Sequence[str]) -> Fault:
+    """A fault of an instruction, where it stands in its file."""
+    number = found.location.removeprefix("instruction ")
+    if number.isdecimal() and int(number) < len(places):
+        return Fault(found.path, found.value, found.rule, places[int(number)])
+    return found
 
 
 def execute(program: Program, engine: Engine, memory: Path | None) -> tuple[np.ndarray, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from dse.errors import Fault, SpecError
@@ -92,6 +93,27 @@ class Registers:
         if pattern not in self.patterns:
             raise SpecError([Fault("pattern", str(pattern), f"this engine runs N = {_names(self.patterns)}")])
         return self.block // pattern
+
+
+def native(pattern: int | str, r: Registers) -> int:
+    """The N of a pattern, given as N or as ``"N:M"``.
+
+    Raises:
+        SpecError: for what is neither, another M, or an N that the engine does not run.
+    """
+    names = ", ".join(f"{n}:{r.block}" for n in r.patterns)
+    n, block = pattern, r.block
+    if isinstance(pattern, str):
+        first, colon, second = pattern.strip().partition(":")
+        if not (colon and first.isdecimal() and second.isdecimal() and len(pattern) < 9):
+            raise SpecError([Fault("pattern", repr(pattern[:40]), f"must be N:M; this engine runs {names}")])
+        n, block = int(first), int(second)
+    if block != r.block:
+        raise SpecError([Fault("pattern", str(pattern), f"must have M = {r.block}; this engine runs {names}")])
+    if isinstance(n, bool) or not isinstance(n, Integral):
+        raise SpecError([Fault("pattern", repr(n)[:40], f"must be N or N:M; this engine runs {names}")])
+    r.width(int(n))
+    return int(n)
 
 
 def registers(engine: Any) -> Registers:

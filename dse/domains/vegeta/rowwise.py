@@ -74,13 +74,18 @@ def row_wise_program(packed: Packed, n: int, engine: Any, *, accumulators: int =
     if not r.row_wise or packed.values.shape[1] != r.values or packed.span != r.span:
         raise SpecError([Fault("packed", "", "was made for another engine")])
     layout = RowLayout.of(packed, n, r)
-    room = r.count // r.rows_width * r.rows_width - r.span_width - 1
-    together = min(accumulators, room // r.rows_width)
+    together = fitted_groups(accumulators, r)
     regs = Allocation.of(together, 1, r.span_width, r, r.rows_width)
     panels = {i: _stretch(units, packed, regs, layout, r) for i, units in enumerate(_stretches(packed, together))}
     nt = layout.tiles[1]
     kinds = np.repeat(np.arange(len(panels)), nt)
     return spread(panels, kinds.tolist(), np.zeros_like(kinds), np.tile(np.arange(nt), len(panels))), layout
+
+
+def fitted_groups(accumulators: int, r: Registers) -> int:
+    """The groups of rows of C asked for, cut to the register file."""
+    room = r.count // r.rows_width * r.rows_width - r.span_width - 1
+    return min(accumulators, room // r.rows_width)
 
 
 def _stretches(packed: Packed, accumulators: int) -> Iterator[list[list[range]]]:

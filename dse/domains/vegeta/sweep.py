@@ -22,7 +22,7 @@ from dse.domains.vegeta.timing import simulate_many
 from dse.domains.vegeta.workloads import layers as shipped
 from dse.errors import SpecError
 from dse.spec.base import Spec
-from dse.spec.fields import Count, Multiple, PositiveFraction, Switch, Text
+from dse.spec.fields import Count, PositiveFraction, Switch, Text, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,9 @@ GEOMETRY = ("alpha", "beta", "forwarding", "clock")
 DESIGN = (*ARRAY, "accumulators", *GEOMETRY)
 OBJECTIVES = {"time": 1.0, "energy": 1.0, "power": 1.0, "area": 1.0, "accuracy": -1.0}  # minimised, or maximised
 UNITS = {"time": "s", "energy": "J", "power": "W"}
+
+
+_Clock = quantity("1", 1e-3, 1e3)
 
 
 class Space(Spec):
@@ -60,7 +63,7 @@ class Space(Spec):
     alpha: tuple[Count, ...] = (1, 2, 4, 8, 16)
     beta: tuple[Count, ...] = (1, 2, 4)
     forwarding: tuple[Switch, ...] = (False, True)
-    clock: tuple[Multiple, ...] = (1.0,)
+    clock: tuple[_Clock, ...] = (1.0,)
 
 
 def sweep(
@@ -82,12 +85,14 @@ def sweep(
         (empty where feasible) by density and design. What is infeasible is NaN.
 
     Raises:
-        SpecError: an unknown engine or layer, or an axis without values or with one twice.
+        SpecError: an unknown engine or layer, an axis without values or with one twice, or an accuracy outside 0 to 1
+            or of a density that is not swept.
     """
     import xarray as xr
 
     space = Space() if space is None else space
     layers, base, axes = _layers(space), load_engine(space.engine), _axes(space)
+    _check_accuracy(accuracy, space)
     shape = (len(layers), *(len(axes[name]) for name in ("density", *DESIGN)))
     numbers = {name: np.full(shape, np.nan) for name in ("cycles", "seconds", "utilisation")}
     counts = {name: np.full(shape[:5], np.nan) for name in cost.COUNTS}
@@ -145,6 +150,15 @@ def _with_accuracy(data: xr.Dataset, accuracy: Mapping[float, float] | None) -> 
     return data.assign(accuracy=("density", known))
 
 
+def _check_accuracy(accuracy: Mapping[float, float] | None, space: Space) -> None:
+    for density, value in (accuracy or {}).items():
+        if density not in space.density:
+            swept = ", ".join(f"{x:g}" for x in space.density)
+            raise fault("accuracy", f"{density:g}={value:g}", f"must be of a density that is swept: {swept}")
+        if not 0.0 <= value <= 1.0:
+            raise fault("accuracy", f"{density:g}={value:g}", "must be a fraction from 0 to 1")
+
+
 def _layers(space: Space) -> list[Any]:
     known = {layer.name: layer for layer in shipped()}
     unknown = [name for name in space.layers if name not in known]
@@ -174,15 +188,18 @@ def _engines(
         size = max(2 * tile_k * max(base.tile_m, base.tile_n), 4 * base.tile_m * base.tile_n)
         engine = None
         try:
-            if density * block not in patterns:
-                rule = f"{density * block:g}:{block} does not run; N is {', '.join(map(str, patterns))}"
-                raise fault("density", density, rule)
-            engine = base.replace(
+            made = base.replace(
                 alpha=alpha, beta=beta, output_forwarding=forwarding, clock=clock * base.clock, block=block,
                 patterns=patterns, tile_k=tile_k, tile_register=size, row_wise=False,
             )  # fmt: skip
+            if density * block not in patterns:
+                known = ", ".join(f"{n / block:g}" for n in patterns)
+                rule = f"{density * block:g}:{block} does not run; N/M is {known}"
+                raise fault("density", f"{density:g}", rule)
+            engine = made
         except SpecError as error:
-            reasons[at] = error.faults[0].rule
+            first = error.faults[0]
+            reasons[at] = first.rule if " = " in first.rule else f"{first.path} = {first.value}: {first.rule}"
         engines.append(engine)
     return engines, np.broadcast_to(reasons, (len(space.accumulators), *reasons.shape))
 
@@ -212,8 +229,8 @@ def overall(data: xr.Dataset) -> pd.DataFrame:
 
     Returns:
         Columns of the axes, then ``time`` [s] and ``energy`` [J] summed over the layers, ``power`` [W], ``utilisation``
-        (mean over time), ``area``, ``accuracy`` if the sweep has it, and ``over_dense``: the speed-up over dense
-        weights on the same design, if the sweep has these.
+        (mean over time), ``area``, ``accuracy`` if the sweep has it, ``over_dense``: the speed-up over dense weights
+        on the same design, if the sweep has these, and ``speedup`` over the slowest design at the largest density.
     """
     total = data[["time", "energy"]].sum("layer", min_count=data.sizes["layer"])
     total["power"] = total["energy"] / total["time"]
@@ -246,8 +263,9 @@ def front(table: pd.DataFrame, objectives: Sequence[str] = ("time", "area")) -> 
     for name in objectives:
         if name not in OBJECTIVES or name not in table:
             raise fault("objectives", name, f"must be among {', '.join(n for n in OBJECTIVES if n in table)}")
-    if not objectives:
-        raise fault("objectives", "none", f"must be at least one of {', '.join(OBJECTIVES)}")
+    if not objectives or len(set(objectives)) < len(objectives):
+        rule = f"must be at least one of {', '.join(OBJECTIVES)}, each once"
+        raise fault("objectives", ", ".join(objectives) or "none", rule)
     known = table.dropna(subset=list(objectives))
     points = np.stack([OBJECTIVES[name] * known[name].to_numpy(float) for name in objectives], axis=1)
     return known.iloc[best(points)].reset_index(drop=True)

@@ -171,10 +171,27 @@ class Sensitivity(Spec):
         rows["pattern"] = list(PUBLISHED) * len(wide)
         for column, name in (("geomean", "speedup"), ("mean", "mean"), ("error", "error")):
             rows[name] = wide[[f"{column} {pattern}" for pattern in PUBLISHED]].to_numpy().ravel()
-        names = [
-            f"{k.rpartition('.')[2]} {v}".strip().replace("_", " ") for k, v in zip(rows.knob, rows.value, strict=True)
-        ]
+        names = [setting_name(k, v) for k, v in zip(rows.knob, rows.value, strict=True)]
         return Table(rows.assign(setting=names), ("knob", "value", "setting", "pattern"))
+
+
+def setting_name(knob: str, value: str) -> str:
+    """A knob of :data:`dse.domains.vegeta.sensitivity.KNOBS` at a value (as text), as people read it."""
+    short = knob.rpartition(".")[2]
+    plain = {
+        ("exclusive_stages", "True"): "stages exclude each other", ("double_buffered", "False"): "weights not buffered",
+        ("weight_bypass", "True"): "same weights not loaded again", ("accumulate", "False"): "C starts at zero",
+        ("engine_order", "ready"): "products as they get ready", ("stores", "separate"): "stores on their own path",
+        ("order", "n"): "panels along n first",
+    }  # fmt: skip
+    if short == "clock":
+        return f"clock {float(value) / 1e9:g} GHz"
+    if short == "accumulators":
+        down, _, across = value.strip("()").partition(", ")
+        return f"accumulators {down} x {across}" if across else f"accumulators {value}"
+    if short == "layers":
+        return f"layers of {value} only"
+    return plain.get((short, value), f"{short} {value}".strip().replace("_", " "))
 
 
 class Unstructured(_OnLayers):

@@ -96,6 +96,10 @@ class DesignSpace(Space):
             tuple(row) for _, part in rows.groupby("density") for row in front(part)[list(keys)].to_numpy().tolist()
         }
         rows["best"] = [float(tuple(row) in best) for row in rows[list(keys)].to_numpy().tolist()]
+        rows["array"] = [
+            f"beta {beta}, {'forwarding' if on else 'no forwarding'}"
+            for beta, on in zip(rows["beta"], rows["forwarding"], strict=True)
+        ]
         rows["forwarding"] = np.where(rows["forwarding"], "yes", "no")
         units = {name: unit for name, unit in SWEPT.items() if name in rows}
         return Table(rows, keys, units)

@@ -16,21 +16,22 @@ studies used a cycle-level simulator of an out-of-order core whose settings are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dse.domains.vegeta.engine import Engine
+from dse.domains.vegeta.engine import Engine, as_engine
 from dse.domains.vegeta.program import Op, Program
 from dse.domains.vegeta.registers import registers
 
 STAGES = ("WL", "FF", "FS", "DR")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Timing:
     """How a program ran. Times are in engine cycles unless they say seconds.
 
@@ -53,6 +54,12 @@ class Timing:
     operand: np.ndarray
     cause: np.ndarray
     stalls: dict[str, float]
+
+    def __repr__(self) -> str:
+        return (
+            f"Timing({self.engine.id}: {self.cycles:,.0f} engine cycles, {self.seconds:.4g} s, "
+            f"{self.starts.size:,} products of tiles, utilisation {self.utilisation:.3f})"
+        )
 
     @property
     def seconds(self) -> float:
@@ -103,12 +110,12 @@ class Sweep:
     stalls: np.ndarray
 
 
-def simulate(program: Program, engine: Engine) -> Timing:
+def simulate(program: Program, engine: Engine | str | Path | Mapping[str, Any]) -> Timing:
     """Run a program through the cycle model.
 
     Args:
         program: of a kernel, or assembled.
-        engine: with the geometry that the program was made for.
+        engine: with the geometry that the program was made for; or its id, file or mapping.
 
     Raises:
         SpecError: for an instruction that the engine does not have.
@@ -116,8 +123,10 @@ def simulate(program: Program, engine: Engine) -> Timing:
     from dse.domains.vegeta.encode import encode
     from dse.domains.vegeta.pipeline import CAUSES
 
+    engine = as_engine(engine)
     code = encode(program, registers(engine))
     cycles, out, stalls = _run(code, engine)
+    cycles += 0.0  # an empty program takes 0 cycles, not -0
     wl, wl_end, ff, operand, cause = out.T
     return Timing(
         engine, cycles, np.flatnonzero(code[:, 0] >= Op.GEMM), wl, wl_end, ff, operand.astype(int), cause.astype(int),
@@ -147,13 +156,16 @@ def simulate_many(program: Program, engines: Sequence[Engine]) -> Sweep:
     return Sweep(total, total / clock, np.array(busy) / np.maximum(total, 1.0), np.array(stalls))
 
 
-def time_gemm(m: int, n: int, k: int, engine: Engine, pattern: int | None = None, **kernel: Any) -> Timing:
+def time_gemm(
+    m: int, n: int, k: int, engine: Engine | str | Path | Mapping[str, Any], pattern: int | str | None = None,
+    **kernel: Any,
+) -> Timing:  # fmt: skip
     """Time of C += A B.
 
     Args:
         m, n, k: rows of A, columns of B, columns of A.
-        engine: it runs on.
-        pattern: the N that A keeps; dense by default.
+        engine: it runs on; or its id, file or mapping.
+        pattern: N:M that A keeps, or its N alone; dense by default.
         kernel: knobs of :func:`dse.domains.vegeta.kernels.gemm_program`.
 
     Raises:
@@ -161,6 +173,7 @@ def time_gemm(m: int, n: int, k: int, engine: Engine, pattern: int | None = None
     """
     from dse.domains.vegeta.gemm import gemm_program
 
+    engine = as_engine(engine)
     return simulate(gemm_program(m, n, k, engine, pattern=pattern, **kernel)[0], engine)
 
 
