@@ -17,6 +17,7 @@ import typer
 from dse.accuracy import cli as accuracy_cli
 from dse.app import lab_cli
 from dse.collective import cli as collective_cli
+from dse.domains.continuum import cli as continuum_cli
 from dse.domains.sushi import cli as sushi_cli
 from dse.domains.vegeta import cli as vegeta_cli
 from dse.domains.xr import cli as xr_cli
@@ -58,7 +59,7 @@ app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(measure_app, name="measure")
 PARTS = (
     stream_cli, search_cli, sensitivity_cli, require_cli, accuracy_cli, lab_cli, trace_cli, simulate_cli,
-    collective_cli, vegeta_cli, sushi_cli, xr_cli, modex_cli,
+    collective_cli, vegeta_cli, sushi_cli, xr_cli, continuum_cli, modex_cli,
 )  # fmt: skip
 for part in PARTS:
     part.attach(app)

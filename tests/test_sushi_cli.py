@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from functools import cache
+from textwrap import dedent
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,13 @@ from typer.testing import CliRunner
 from dse.domains.sushi import unknowns
 from dse.domains.sushi.accelerator import load_subgraph_accelerator
 from dse.domains.sushi.breakeven import break_even
-from dse.domains.sushi.cli import app
+from dse.domains.sushi.cli import QUERIES, SUBNETS, app
 from dse.domains.sushi.latency import explain
 from dse.domains.sushi.problem import machine, priced, stream
 from dse.domains.sushi.search import problem, search
 from dse.domains.sushi.serve import serve
 from dse.domains.sushi.sharing import core, shared, truncated
-from dse.domains.sushi.subnets import resnet50, stack
+from dse.domains.sushi.subnets import load_subnets, resnet50, stack
 from dse.errors import SpecError
 from dse.view import sushi as views
 from dse.view import sushi_maps as maps
@@ -55,6 +56,11 @@ def test_a_table_is_printed_and_kept_and_served(tmp_path):
         answer("serve", *where, "--queries", "300") for where in ((*FAST, "--buffer", "2 MiB"), ("--table", str(file)))
     ]
     assert same[0] == same[1]
+    stream = tmp_path / "stream.csv"
+    stream.write_text("arrival,accuracy,latency\n" + "0,0.76,1\n" * 64)
+    drawn = [answer("serve", "--table", str(file), "--stream", str(stream), "--caching", "random", "--window", "1",
+                    "--seed", seed)["latency_mean"] for seed in "12"]  # fmt: skip
+    assert drawn[0] != drawn[1]
 
 
 @pytest.mark.parametrize("policy", ["strict-accuracy", "strict-latency"])
@@ -62,7 +68,12 @@ def test_a_table_is_printed_and_kept_and_served(tmp_path):
 def test_streams_are_served(policy, caching, tmp_path):
     out = tmp_path / "queries.csv"
     told = answer("serve", *FAST, "--queries", "200", "--policy", policy, "--caching", caching, "--out", str(out))
-    assert told["queries"] == 200 == len(pd.read_csv(out)) and told["policy"] == policy
+    rows = pd.read_csv(out)
+    assert told["queries"] == 200 == len(rows) and told["policy"] == policy
+    assert set(rows["subnet"]) <= set("ABCDEF") and (caching != "none" or set(rows["subgraph"]) == {"none"})
+    late = rows["response [s]"] > rows["deadline [s]"]
+    assert (late == rows["deadline_missed"]).all() and late.mean() == told["deadline_missed"]
+    assert ((rows["accuracy"] < rows["asked_accuracy"]) == rows["accuracy_missed"]).all()
     assert told["response_p50"] <= told["response_p95"] <= told["response_p99"]
 
 
@@ -73,6 +84,11 @@ def test_an_open_loop_waits_and_a_recorded_stream_is_read(tmp_path):
     file = tmp_path / "stream.csv"
     file.write_text("arrival [ms],accuracy [%],latency [ms]\n0,76,10\n5,79,10\n5,75,2\n")
     assert answer("serve", *FAST, "--stream", str(file))["queries"] == 3
+    closed = answer("serve", *FAST, "--stream", str(file), "--loop", "closed", "--caching", "oracle")
+    assert closed["loop"] == "closed" and closed["queueing_mean"] == 0
+    waited = [answer("serve", *FAST, "--stream", "bursty", "--rate", "400", "--queries", "300", "--policy", "strict-latency",
+                     *more)["deadline_missed"] for more in ((), ("--slack", "--initial", "0"))]  # fmt: skip
+    assert waited[1] < waited[0]
     assert "3 queries" in run("serve", *FAST, "--stream", str(file)).stdout
 
 
@@ -84,6 +100,7 @@ def test_a_search_is_kept_and_its_exit_code_says_whether_anything_fits(tmp_path)
     assert len(pd.read_csv(tmp_path / "kept" / "designs.csv")) == 4 and (tmp_path / "kept" / "front.csv").is_file()
     result = run("search", *few, "--budget", "area <= 1 um^2")
     assert result.exit_code == 1 and "0 within the budgets" in result.stdout
+    assert "area: 4 of 4 miss 1e-06 mm2 at most; the best has" in result.stdout and "On the front" not in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -91,9 +108,16 @@ def test_a_search_is_kept_and_its_exit_code_says_whether_anything_fits(tmp_path)
     [
         (["serve", "--stream", "noise"], "must be one of random"),
         (["serve", "--stream", "bursty"], "needs the arrivals"),
-        (["serve", "--rate", "0"], "must be above 0"),
+        (["serve", "--rate", "0"], "must be from 1e-09"),
         (["serve", "--stream", "edge", "--rate", "5"], "is not for edge"),
         (["serve", "--stream", "no.csv"], "cannot be read"),
+        (["serve", "--stream", "x.csv", "--rate", "5", "--stay", ".5", "--queries", "7"], "3 faults"),
+        (["serve", "--stream", "random", "--stay", ".5"], "stay = 0.5: is of no use with the stream random"),
+        (["serve", "--table", "x.csv", "--kinds", "cuts"], "kinds = cuts: is of no use with the table x.csv"),
+        (["serve", "--rate", "5", "--loop", "closed"], "rate = 5: is for an open loop"),
+        (["serve", "--loop", "open"], "rate: is needed for an open loop"),
+        (["serve", "--drop"], "drop = True: is for an open loop"),
+        (["serve", "--initial", "99"], "initial = 99: must be from 0"),
         (["serve", "--caching", "psychic"], "must be one of none"),
         (["serve", "--out", "queries.xyz"], "must end in .csv or .parquet"),
         (["serve", "--supernet", "resnet51"], "resnet50"),
@@ -105,12 +129,43 @@ def test_a_search_is_kept_and_its_exit_code_says_whether_anything_fits(tmp_path)
         (["search", "--vary", "buffer"], "NAME=VALUE"),
         (["search", "--vary", "size=3"], "vary.size"),
         (["search", "--vary", "window=a"], "vary.window"),
+        (["search", "--vary", "kernels=16, 1.5"], "vary.kernels = 1.5: must be a whole number"),
+        (["search", "--vary", "kernels=1e300"], "kernels"),
+        (["search", "--stream", "bursty"], "must be one of random, markov, edge"),
+        (["search", "--stream", "edge", "--stay", ".5"], "is of no use with the stream edge"),
         (["search", "--budget", "speed <= 3"], "must be NAME"),
+        (["search", "--budget", "area <= -1 mm^2"], "budget.area = -1 mm^2: must be above 0"),
+        (["search", "--budget", "energy <= 0 J"], "budget.energy = 0 J: must be above 0"),
+        (["search", "--budget", "accuracy >= 200 %"], "budget.accuracy = 200 %: must be above 0 and at most 100 %"),
+        (["search", "--budget", "area <= 4 mm^2", "--budget", "area <= 5 mm^2"], "is given twice"),
+        (["search", "--vary", "buffer=1 MiB", "--vary", "buffer=2 MiB"], "vary.buffer = '2 MiB': is given twice"),
+        (["search", "--figure", "/nowhere/at/all.svg"], "figure = /nowhere/at/all.svg: must be a file in a folder"),
+        (["search", "--out", __file__], "must be a folder"),
+        (["serve", "--figure", "/nowhere/at/all.svg"], "folder that exists"),
+        (["serve", "--out", "/nowhere/at/all.csv"], "folder that exists"),
+        (["serve", "--discipline", "edf"], "discipline = edf: is for an open loop; in a closed one"),
+        (["serve", "--slack", "--candidates", "1", "--queries", "9"], "slack = True: is for the policy strict-latency"),
+        (["serve", "--table", "x.csv", "--stream", "y.csv", "--seed", "3"], "seed = 3: is of no use with the table"),
+        (["table", "--out", "table.parquet"], "must end in .csv"),
     ],
 )  # fmt: skip
 def test_bad_input_says_what_would_be_right(arguments, said):
     error = run(*arguments).exception
     assert isinstance(error, SpecError) and said in str(error), error
+
+
+def test_the_examples_of_the_help_are_read(tmp_path):
+    parts = (SUBNETS + QUERIES).replace("\b\n", "").strip().split("\n\n")
+    for name, part in zip(("nets.yaml", "nets.csv", "queries.csv"), parts, strict=True):
+        (tmp_path / name).write_text(dedent(part.partition("\n")[2].partition("A column")[0]))
+    chosen, listed = (load_subnets(tmp_path / f"nets.{kind}") for kind in ("yaml", "csv"))
+    for nets in (chosen, listed):
+        assert [(net.name, net.accuracy) for net in nets] == [("small", 0.761), ("large", 0.793)]
+        assert nets[0].layers.weights.sum() < nets[1].layers.weights.sum()
+    told = answer("serve", *FAST, "--supernet", str(tmp_path / "nets.csv"), "--stream", str(tmp_path / "queries.csv"))
+    assert told["queries"] == 2 and told["accuracy_missed"] == 0
+    for command in ("table", "serve", "search"):
+        assert "large,1,64,64,3,80,1," in run(command, "--help").stdout.replace("  ", "")
 
 
 # -- figures ------------------------------------------------------------------------------------------------------
@@ -216,6 +271,8 @@ def test_the_timeline_shows_what_was_served():
     marks = next(trace for trace in figure.data if trace.mode == "markers")
     np.testing.assert_array_equal(marks.y, done.subnet[10:60])
     np.testing.assert_allclose(marks.marker.color, 100 * done.hit[10:60])
+    assert 0 <= marks.marker.cmax - 100 * done.hit[10:60].max() < 5
+    assert figure.layout.title.subtitle.text.startswith("50 of 300 queries: 10 to 59")
     assert [s == "x" for s in marks.marker.symbol] == done.deadline_missed[10:60].tolist()
     bands = [trace for trace in figure.data if trace.type == "bar"]
     assert sum(float(np.sum(trace.x)) for trace in bands) == 50

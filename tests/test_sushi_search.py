@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -88,10 +89,19 @@ def test_the_edge_stream_gains_a_step_of_accuracy_with_every_query():
     assert kept.accuracy.mean() - none.accuracy.mean() == pytest.approx(steps.mean(), rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "markov"])
-def test_streams_that_cannot_be_made_say_why(kind):
-    with pytest.raises(SpecError, match="must be one of random" if kind == "nothing" else "does not take"):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("nothing", "must be one of random"), ("markov", r"stream\.colour = markov: .* does not take"),
+     ("edge", "does not take"), ("bursty", r"stream\.rate = bursty: needs this setting")],
+)  # fmt: skip
+def test_streams_that_cannot_be_made_say_why(kind, said):
+    with pytest.raises(SpecError, match=said):
         stream(table(), kind, 10, colour=3)
+
+
+def test_an_edge_stream_is_of_whole_queries():
+    with pytest.raises(SpecError, match=r"count = 2\.5"):
+        edge(table(), 2.5)
 
 
 # -- maps over what is not known ----------------------------------------------------------------------------------
@@ -150,10 +160,31 @@ def test_off_chip_energy_is_that_of_the_bytes_and_does_not_hang_on_rates():
     counted = rows[rows.candidates == unknowns.BEST].pivot_table(
         index="buffer", columns="accounting", values="energy_saving"
     )
-    assert (counted["weights"] >= counted["boundary"]).all() and (counted["boundary"] >= counted["layers"]).all()
+    order = ["weights", "boundary", "layers", "residuals"]
+    assert (np.diff(counted[order].to_numpy(), axis=1) < 0).all()
+    spilled = rows[(rows.candidates == unknowns.BEST) & (rows.accounting == "spilled")].pivot_table(
+        index="buffer", columns="streaming", values="energy_saving"
+    )
+    assert list(spilled) == list(unknowns.STREAMING) and (np.diff(spilled.to_numpy(), axis=1) >= 0).all()
+    assert (spilled[unknowns.STREAMING[0]] < counted["boundary"]).all()
+    assert (rows.streaming[rows.accounting != "spilled"] == 0).all()
     wide = Layers(*(column[:, None, :] for column in layers))
     moved = [traffic(machine("sushi-roofline", bandwidth=rate), wide).total.sum() for rate in (1e9, 1e11)]
     assert moved[0] == moved[1]
+
+
+def test_the_map_holds_the_accounting_with_shortcuts():
+    """All that the six share cached, and all traffic counted: 55.6 % of A and 14.4 % of F, by another program."""
+    rows = unknowns.energy_savings(nets(), buffers=(7.55 * MIB,), accountings=("residuals",), count=12)
+    whole = rows.set_index("candidates").loc["shared"]
+    assert [whole.energy_saving, whole.least_saving] == pytest.approx([0.556, 0.144], abs=0.001)
+    bare = [net.__class__(net.name, net.layers, net.accuracy) for net in nets()]
+    with pytest.raises(SpecError, match="shortcuts"):
+        unknowns.energy_savings(bare, buffers=(MIB,), accountings=("residuals",), count=4)
+    counted = priced(machine("zcu104").replace(accounting="residuals"), nets(), count=12)  # greedy counts them too
+    assert (counted.off_chip > table().off_chip[:, :1].min()).any() and any(
+        "greedy" in name for name in counted.subgraphs
+    )
 
 
 def test_the_declared_points_of_the_maps_reach_the_abstract_and_others_do_not():
@@ -185,6 +216,14 @@ def test_following_the_stream_is_bounded_by_the_oracle_and_static_by_none():
     assert (grid["oracle"] >= -1e-12).all()
     assert (grid["average"] <= grid["oracle"] + 1e-12).all() and (grid["work-function"] <= grid["oracle"] + 1e-12).all()
     assert (rows.saving >= rows.over_static - 1e-12).all()
+
+
+def test_loads_are_those_of_serving_and_none_where_the_plan_never_changes():
+    rows = break_even(nets(), buffers=(12 * MIB,), stays=(0.9,), caching=("average", "static"), queries=300, count=12)
+    loads = rows.set_index("caching").loads
+    one = priced(machine("sushi-roofline", buffer=12 * MIB), nets(), count=12)
+    done = serve(one, stream(one, "markov", 300, stay=0.9), policy="strict-accuracy", caching="average", window=8)
+    assert loads["average"] == done.summary()["loads"] / 300 > 0 and loads["static"] == 0
 
 
 # -- search -------------------------------------------------------------------------------------------------------
@@ -230,6 +269,17 @@ def test_budgets_are_kept_and_accuracy_bounds_from_below():
     assert done.frame["feasible"].any() and not done.frame["feasible"].all()
 
 
+def test_budgets_that_nothing_keeps_say_by_how_much():
+    limits = {"accuracy": 0.76, "area": 1e-6}
+    done = searches.search(problem().__class__(**{**vars(problem()), "budgets": limits}), vary=FEW, trials=8, seed=3)
+    least = done.frame["area"].min()
+    assert list(done.exceeded) == ["area"] and not len(done.front)
+    assert done.exceeded["area"] == pytest.approx(
+        {"designs": 8, "limit": 1e-6, "best": least, "excess": least / 1e-6 - 1}
+    )
+    assert f"area: 8 of 8 miss 1 mm2 at most; the best has {least * 1e6:.4g} mm2" in str(done)
+
+
 def test_a_search_goes_on_where_it_was_interrupted(tmp_path):
     seen = []
 
@@ -258,7 +308,11 @@ def test_one_objective_is_searched_too():
         (lambda: searches.budgets(["accuracy <= 0.7"]), "accuracy >="),
         (lambda: searches.variables({"size": [1]}), "vary.size"),
         (lambda: problem(objectives=("speed",)), "must be one of latency"),
+        (lambda: searches.problem(nets(), budgets={"area": -1e-6}), "budget.area = -1e-06: must be above 0"),
+        (lambda: searches.problem(nets(), budgets={"latency": math.inf}), "budget.latency = inf: must be above 0, and finite"),
+        (lambda: searches.problem(nets(), budgets={"accuracy": 2.0}), "budget.accuracy = 2: must be above 0 and at most 100 %"),
         (lambda: problem(policy="lax"), "strict-accuracy"),
+        (lambda: problem(kind="bursty"), "stream = 'bursty': must be one of random, markov, edge"),
     ],
 )  # fmt: skip
 def test_searches_that_cannot_be_say_why(call, said):

@@ -28,6 +28,8 @@ def test_streams_are_what_they_say():
     changes = (np.diff(runs.accuracy) != 0).mean()
     assert changes == pytest.approx(0.05, rel=0.1)
     assert set(np.round(runs.accuracy, 6)) == {0.7, 0.75, 0.8}
+    forever = streams.markov(5, span, stay=1 - 1e-9)  # drawn runs may be longer than the stream by far
+    assert np.ptp(forever.accuracy) <= 0.02
     assert np.corrcoef(runs.accuracy, runs.latency)[0, 1] == pytest.approx(-1)
 
 
@@ -96,6 +98,14 @@ def test_streams_that_cannot_be_are_named():
         (lambda: streams.markov(5, span, regimes=1), "regimes = 1: must be 2 or more"),
         (lambda: streams.markov(5, span, regimes=[(0, 2), (1, 1)]), "shares from 0 to 1"),
         (lambda: streams.bursty(5, span, rate=-1.0, share=1.0), "2 faults"),
+        (lambda: streams.bursty(5, span, rate=1e-300), "rate = 1e-300: must be from 1e-09"),
+        (lambda: streams.bursty(5, span, rate=1e-9), "5 queries must not last longer than 10,000,000 cycles"),
+        (lambda: streams.markov(5, span, regimes=10**10), "regimes = 10000000000: must be 2 or more"),
+        (lambda: streams.markov(5, span, regimes=-3), "regimes = -3: must be 2 or more"),
+        (lambda: streams.markov(5, span, regimes=[(0, 1), (1,)]), "regimes = .*must be 2 or more"),
+        (lambda: streams.random(2.5, span), "count = 2.5: must be a whole number"),
+        (lambda: streams.random(5, span, seed=1.5), "seed = 1.5: must be a whole number"),
+        (lambda: streams.periodic(5, span, period=1e308), r"period = 1e\+308: must be from"),
     ]:
         with pytest.raises(SpecError, match=said):
             call()

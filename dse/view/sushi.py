@@ -19,6 +19,7 @@ HOVER = "%{customdata}<extra></extra>"
 CELLS = 240  # cells of a table that hold their numbers, at most
 DRAWN = 400  # queries of a timeline, at most
 POINTS = 400  # of a distribution
+HEAD = 100  # px above: with less Plotly makes room for title and subtitle itself, and moves the ticks but not the marks
 QUANTILES = (0.5, 0.95, 0.99)
 # Parts of a layer's time, from the bottom: column, title, colour, hatch.
 PARTS = (
@@ -98,15 +99,17 @@ def timeline(served: Any, first: int = 0, count: int = 120, *, title: str = "", 
     line = {"type": "scatter", "mode": "lines", "x": at, "y": net, "line": {"shape": "hvh", "width": 1},
             "hoverinfo": "skip", "showlegend": False, "opacity": 0.45}  # fmt: skip
     line["line"]["color"] = theme.ink(dark)
+    most = 5 * max(np.ceil(20 * hits.max() - 1e-9), 1)  # the next 5 %
     marks = {
         "type": "scatter", "mode": "markers", "x": at, "y": net, "customdata": said, "hovertemplate": HOVER,
         "showlegend": False,
-        "marker": {"size": 9, "color": 100 * hits, "cmin": 0, "cmax": 100, "colorscale": theme.shades(dark),
+        "marker": {"size": 9, "color": 100 * hits, "cmin": 0, "cmax": most, "colorscale": theme.shades(dark),
                    "symbol": np.where(late, "x", "circle"), "line": {"width": 0.6, "color": theme.ink(dark)},
                    "colorbar": {"title": {"text": "weights<br>at hand"}, "ticksuffix": " %", "thickness": 14}},
     }  # fmt: skip
     bands = _bands(at, graph, graphs)
-    about = f"Queries {first:,} to {last - 1:,}" + ("; crosses: constraint missed" if late.any() else "")
+    about = f"{last - first:,} of {queries:,} queries: {first:,} to {last - 1:,}"
+    about += "; crosses: constraint missed" if late.any() else ""
     used = [i for i in range(len(nets)) if i in set(net.tolist())] or [0]
     return theme.drawn(
         [line, marks, *bands], dark=dark, barmode="overlay", legend=theme.BELOW,
@@ -127,7 +130,7 @@ def _missed(served: Any) -> np.ndarray:
 
 def _low(words: dict[str, Any], below: int = 110) -> dict[str, Any]:
     """A heading with room for a legend below."""
-    return {**words, "margin": {**words["margin"], "b": below}}
+    return {**words, "margin": {"t": HEAD, "b": below}}
 
 
 def _bands(at: np.ndarray, graph: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:

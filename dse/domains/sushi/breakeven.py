@@ -52,7 +52,7 @@ def break_even(
                     mean = done.response.mean()
                     rows.append(
                         {"caching": kind, "window": window, "buffer": size, "persistence": stay, "response": mean,
-                         "loads": len(done.loads) / queries, "saving": 1 - mean / none,
+                         "loads": len(done.loaded) / queries, "saving": 1 - mean / none,
                          "over_static": 1 - mean / static}
                     )  # fmt: skip
     return pd.DataFrame(rows)

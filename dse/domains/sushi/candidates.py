@@ -19,7 +19,7 @@ import numpy as np
 from dse.domains.sushi import latency, sharing
 from dse.domains.sushi.layers import Layers
 from dse.domains.sushi.sharing import SubGraph
-from dse.domains.sushi.supernet import SubNet, stack
+from dse.domains.sushi.supernet import SubNet, shortcuts_of, stack
 from dse.errors import Fault, SpecError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def named_candidates(
         "orders": lambda random: _orders(layers, names, persistent_buffer, random),
         "shared": lambda _: _shared(layers, persistent_buffer),
         "average": lambda random: _averages(layers, persistent_buffer, random),
-        "greedy": lambda random: _greedy(layers, names, persistent_buffer, random, accelerator),
+        "greedy": lambda random: _greedy(layers, names, persistent_buffer, random, accelerator, shortcuts_of(subnets)),
     }
     turns = {kind: makers[kind](np.random.default_rng([seed, KINDS.index(kind)])) for kind in dict.fromkeys(kinds)}
     found: dict[str, SubGraph] = {}
@@ -160,9 +160,10 @@ def _average(layers: Layers, chosen: np.ndarray) -> SubGraph:
 
 
 def _greedy(
-    layers: Layers, names: list[str], budget: float, random: np.random.Generator, machine: SubGraphAccelerator | None
-) -> Named:
-    options, size, saved = _options(layers, machine)
+    layers: Layers, names: list[str], budget: float, random: np.random.Generator, machine: SubGraphAccelerator | None,
+    shortcuts: np.ndarray | None,
+) -> Named:  # fmt: skip
+    options, size, saved = _options(layers, machine, shortcuts)
     count = len(names)
     for name, mix in zip([*names, "all"], [*np.eye(count), np.full(count, 1 / count)], strict=True):
         yield f"greedy {name}", _packed(options, size, np.einsum("i,ios->os", mix, saved), budget)
@@ -173,7 +174,9 @@ def _greedy(
         yield f"greedy {number}", _packed(options, size, np.einsum("i,ios->os", mix, saved), budget)
 
 
-def _options(layers: Layers, machine: SubGraphAccelerator | None) -> tuple[SubGraph, np.ndarray, np.ndarray]:
+def _options(
+    layers: Layers, machine: SubGraphAccelerator | None, shortcuts: np.ndarray | None
+) -> tuple[SubGraph, np.ndarray, np.ndarray]:
     """What may be cached of a slot, a share of some SubNet's kernels.
 
     Returns:
@@ -186,8 +189,9 @@ def _options(layers: Layers, machine: SubGraphAccelerator | None) -> tuple[SubGr
     if machine is None:
         return options, options.weights, hits
     wide = Layers(*(column[:, None, :] for column in layers))
-    bare = latency.layer_times(machine, wide).total
-    return options, options.weights, bare - latency.layer_times(machine, wide, hits).total
+    added = None if shortcuts is None else shortcuts[:, None, :]
+    bare, less = (latency.layer_times(machine, wide, cached, shortcuts=added).total for cached in (0.0, hits))
+    return options, options.weights, bare - less
 
 
 def _packed(options: SubGraph, size: np.ndarray, value: np.ndarray, budget: float) -> SubGraph:

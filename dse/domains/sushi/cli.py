@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from dse.plain import finite
 app = typer.Typer(help="SuperNet serving with SubGraphs that stay on the chip.", no_args_is_help=True)
 
 Nets = Annotated[
-    str, typer.Option("--supernet", help="SubNets: resnet50, mobilenetv3, a YAML file, or a CSV of layers.")
+    str, typer.Option("--supernet", help="SubNets: resnet50, mobilenetv3, a .yaml, or a .csv of layers (see below).")
 ]
 Machine = Annotated[
     str, typer.Option("--accelerator", help="An id of `dse catalogue list subgraph-accelerator`, or a YAML file.")
@@ -33,11 +34,37 @@ Caching = Annotated[
     str, typer.Option(help="none static random lru recent average expected discounted work-function oracle")
 ]
 Queries = Annotated[int, typer.Option(help="How many, of a stream that is made.", min=1, max=10**8)]
-Source = Annotated[str, typer.Option("--stream", help="random, markov, bursty, periodic, edge, or a .csv file.")]
+Source = Annotated[
+    str, typer.Option("--stream", help="random, markov, bursty, periodic, edge, or a .csv of queries (see below).")
+]
 Stay = Annotated[float, typer.Option(help="Of markov: probability that a query's demand is like the last one's.")]
 Drawn = Annotated[Path | None, typer.Option("--figure", help="Draw it: .html .svg .png .pdf")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MODEL = ("supernet", "accelerator", "buffer", "bandwidth", "candidates", "kinds")  # what a given table stands for
 EVERY = "cuts+orders+shared+average+greedy"
+SUBNETS = """\b
+SubNets of a .yaml (accuracy: top-1, a fraction or in %):
+  supernet: ofa-resnet50            # or ofa-mobilenetv3, or a SuperNet of your own
+  subnets:
+    - {name: small, accuracy: 76.1 %, config: {resolution: 160, depth: 0, width: 0.65, expand: 0.2}}
+    - {name: large, accuracy: 79.3 %, config: {resolution: 224, depth: 2, width: 1.0, expand: 0.35}}
+
+\b
+SubNets of a .csv, a row for each layer (k kernels, c channels, r x r kernel, x x x input; groups if grouped):
+  subnet,slot,k,c,r,x,stride,accuracy
+  small,0,32,3,3,160,2,76.1 %
+  small,1,32,32,3,80,1,
+  large,0,64,3,3,160,2,79.3 %
+  large,1,64,64,3,80,1,
+"""
+QUERIES = """
+\b
+Queries of a .csv, with the unit of each column; latency is what the response may take:
+  arrival [ms],accuracy [%],latency [ms]
+  0,76,40
+  12.5,79,60
+A column policy (the same in all rows) may say strict-accuracy or strict-latency. Without units: s and fractions.
+"""
 
 
 def attach(main: typer.Typer) -> None:
@@ -45,7 +72,7 @@ def attach(main: typer.Typer) -> None:
     main.add_typer(app, name="sushi")
 
 
-@app.command()
+@app.command(epilog=SUBNETS)
 def table(
     supernet: Nets = "resnet50", accelerator: Machine = "zcu104-calibrated", buffer: Buffer = None,
     bandwidth: Rate = None, candidates: Count = 16, kinds: Kinds = EVERY, seed: Seed = 0,
@@ -53,10 +80,10 @@ def table(
     figure: Drawn = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """The latency of every SubNet under every candidate SubGraph: what a scheduler works with."""
-    from dse.view.files import check_figure, write_figure
+    from dse.view.files import write_figure
 
-    _writable(out)
-    check_figure(figure)
+    _writable("out", out, (".csv",))
+    _writable("figure", figure)
     made = _priced(supernet, accelerator, buffer, bandwidth, candidates, kinds, seed)
     if out is not None:
         made.save(out)
@@ -74,12 +101,16 @@ def table(
         typer.echo(f"{name[:23]:<24}{made.size[j] / 2**20:>10.4g}{cells}")
 
 
-@app.command()
+@app.command(epilog=SUBNETS + QUERIES)
 def serve(
+    context: typer.Context,
     supernet: Nets = "resnet50", accelerator: Machine = "zcu104-calibrated", buffer: Buffer = None,
     bandwidth: Rate = None, candidates: Count = 32, kinds: Kinds = EVERY, seed: Seed = 0,
     source: Source = "markov", queries: Queries = 10_000, stay: Stay = 0.98,
     rate: Annotated[float | None, typer.Option(help="Arrivals a second: an open loop, with waiting.")] = None,
+    loop: Annotated[
+        str | None, typer.Option(help="closed: one query at a time, arrivals do not count; open: as they arrive.")
+    ] = None,
     policy: Annotated[
         str | None, typer.Option(help="strict-accuracy or strict-latency; or as the stream says.")
     ] = None,
@@ -88,26 +119,39 @@ def serve(
     loading: Annotated[str, typer.Option(help="A new SubGraph comes in blocking or overlapped.")] = "blocking",
     replicas: Annotated[int, typer.Option(help="Accelerators that serve one line.", min=1)] = 1,
     discipline: Annotated[str, typer.Option(help="Who is next: fifo edf shortest")] = "fifo",
-    drop: Annotated[bool, typer.Option("--drop", help="Do not serve queries whose time is over.")] = False,
+    slack: Annotated[bool, typer.Option("--slack", help="Count time waited against the latency asked for.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Do not serve queries whose time is over (open loop).")] = False,
+    initial: Annotated[int | None, typer.Option(help="SubGraph at the start: its row of the table, 0 none.")] = None,
     given: Annotated[Path | None, typer.Option("--table", help="A latency table (CSV) in place of the model.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="A row a query: .csv or .parquet")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A row a query, units in the headers: .csv or .parquet")
+    ] = None,
     figure: Drawn = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Serve a stream of queries: latencies, served accuracy, misses, energy, and what was cached."""
+    from dse.domains.sushi.scheduler import POLICIES
+    from dse.domains.sushi.scheduler import Caching as Rule
     from dse.domains.sushi.serve import serve as run
     from dse.domains.sushi.table import load
     from dse.study.export import write_table
-    from dse.view.files import check_figure, write_figure
+    from dse.view.files import write_figure
 
-    _writable(out)
-    check_figure(figure)
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise SpecError([Fault("out", str(out)[-80:], "must end in .csv or .parquet")])
+    if given is not None:
+        certain = source.endswith(".csv") and caching != "random"  # nothing is left that is random
+        _no_use(context, f"the table {given.name}", (*MODEL, "seed") if certain else MODEL)
+    _writable("out", out, (".csv", ".parquet"))
+    _writable("figure", figure)
     made = load(given) if given is not None else _priced(
         supernet, accelerator, buffer, bandwidth, candidates, kinds, seed)  # fmt: skip
-    asked, loop = _stream(made, source, queries, seed, stay, rate)
-    done = run(made, asked, policy=policy, caching=caching, window=window, loading=loading, loop=loop,
-               replicas=replicas, discipline=discipline, drop=drop)  # fmt: skip
+    asked = _stream(context, made, source, queries, seed, stay, rate)
+    loop = loop or ("open" if rate is not None or source.endswith(".csv") else "closed")
+    if not source.endswith(".csv") and loop == ("closed" if rate is not None else "open"):
+        rule = "is for an open loop" if rate is not None else "is needed for an open loop, or a recorded stream"
+        raise SpecError([Fault("rate", "" if rate is None else f"{rate:g}", rule)])
+    if slack and (policy or asked.policy or POLICIES[0]) == "strict-accuracy":
+        raise SpecError([Fault("slack", "True", "is for the policy strict-latency, and this is strict-accuracy")])
+    done = run(made, asked, policy=policy, caching=Rule(caching, seed=seed), window=window, loading=loading, loop=loop,
+               replicas=replicas, discipline=discipline, slack=slack, drop=drop, initial=initial)  # fmt: skip
     if out is not None:
         write_table(out, done.frame)
     if figure is not None:
@@ -118,24 +162,36 @@ def serve(
     _json(told) if as_json else typer.echo(_summary(told))
 
 
-def _stream(made: Any, source: str, queries: int, seed: int, stay: float, rate: float | None) -> tuple[Any, str]:
-    """The queries, and whether they come by themselves (open) or one after the other (closed)."""
+def _no_use(context: typer.Context, what: str, names: Sequence[str]) -> None:
+    """Refuse options that were given and would change nothing."""
+    given = [name for name in names if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if given:
+        raise SpecError([Fault(name, str(context.params[name])[:60], f"is of no use with {what}") for name in given])
+
+
+def _stream(
+    context: typer.Context, made: Any, source: str, queries: int, seed: int, stay: float, rate: float | None
+) -> Any:
+    """The queries; options that their stream does not know are refused."""
     from dse.domains.sushi.problem import stream
     from dse.domains.sushi.recorded import from_csv
 
     if source.endswith(".csv"):
-        return from_csv(source), "open"
+        _no_use(context, "a recorded stream", ("rate", "stay", "queries"))
+        return from_csv(source)
+    if source in ("random", "edge"):
+        _no_use(context, f"the stream {source}", ("stay",))
     if rate is None and source in ("bursty", "periodic"):
         raise SpecError([Fault("rate", "", f"a {source} stream needs the arrivals a second")])
     if rate is not None and source == "edge":
         raise SpecError([Fault("rate", f"{rate:g}", "is not for edge, whose queries come one after the other")])
-    if rate is not None and not 0 < rate < 1e12:
-        raise SpecError([Fault("rate", f"{rate:g}", "must be above 0 and below 1e12")])
+    if rate is not None and not 1e-9 <= rate <= 1e12:
+        raise SpecError([Fault("rate", f"{rate:g}", "must be from 1e-09 to 1e+12")])
     settings = {
         "random": {"rate": rate}, "markov": {"rate": rate, "stay": stay}, "bursty": {"rate": rate, "stay": stay},
         "periodic": {"period": rate and 1 / rate, "stay": stay},
     }.get(source, {})  # fmt: skip
-    return stream(made, source, queries, seed=seed, **settings), "closed" if rate is None else "open"
+    return stream(made, source, queries, seed=seed, **settings)
 
 
 SHOWN = (
@@ -166,8 +222,9 @@ def _summary(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@app.command()
+@app.command(epilog=SUBNETS)
 def search(
+    context: typer.Context,
     supernet: Nets = "resnet50", accelerator: Machine = "zcu104",
     vary: Annotated[list[str] | None, typer.Option(help='"buffer=0, 2 MiB, 4 MiB", "kernels=16, 32", ...')] = None,
     objective: Annotated[list[str] | None, typer.Option(help="latency p99 accuracy energy area; several times")] = None,
@@ -185,9 +242,13 @@ def search(
     from dse.domains.sushi.search import search as find
     from dse.domains.sushi.subnets import load_subnets
     from dse.study.export import write_table
-    from dse.view.files import check_figure, write_figure
+    from dse.view.files import write_figure
 
-    check_figure(figure)
+    if out is not None and out.exists() and not out.is_dir():
+        raise SpecError([Fault("out", str(out)[-80:], "must be a folder")])
+    _writable("figure", figure)
+    if source != "markov":
+        _no_use(context, f"the stream {source}", ("stay",))
     objectives = tuple(objective or ("latency", "energy", "area"))
     given = problem(
         load_subnets(supernet), accelerator, kind=source, queries=queries, seed=seed, stay=stay, policy=policy,
@@ -203,7 +264,8 @@ def search(
         from dse.view.sushi_maps import search_front
 
         write_figure(search_front(found.frame, *_axes(objectives)), figure)
-    told = {"designs": len(found.frame), "stopped": found.stopped, "front": found.front}
+    told = {"designs": len(found.frame), "stopped": found.stopped, "exceeded": found.exceeded,
+            "front": found.front}  # fmt: skip
     _json(told) if as_json else typer.echo(str(found))
     if not len(found.front):
         raise typer.Exit(1)
@@ -230,7 +292,13 @@ def _varied(texts: list[str]) -> dict[str, tuple[Any, ...]]:
             numbers = parts if name == "kinds" else [parse(part, UNITS.get(name, "1")) for part in parts]
         except UnitError as error:
             raise SpecError([Fault(f"vary.{name[:40]}", repr(values)[:40], str(error))]) from None
-        found[name] = tuple(n if name in ("kinds", "buffer", "bandwidth") else int(n) for n in numbers)
+        if name in ("window", "count", "kernels", "channels"):
+            if wrong := [part for part, n in zip(parts, numbers, strict=True) if not float(n).is_integer()]:
+                raise SpecError([Fault(f"vary.{name}", wrong[0][:40], "must be a whole number")])
+            numbers = [int(n) for n in numbers]
+        if name in found:
+            raise SpecError([Fault(f"vary.{name[:40]}", repr(values)[:40], "is given twice; put all values in one")])
+        found[name] = tuple(numbers)
     return found
 
 
@@ -257,9 +325,21 @@ def _quantity(name: str, text: str | None, unit: str) -> float | None:
         raise SpecError([Fault(name, repr(text)[:40], str(error))]) from None
 
 
-def _writable(path: Path | None) -> None:
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise SpecError([Fault("out", str(path)[-80:], "must be a file in a folder that exists")])
+def _writable(name: str, path: Path | None, endings: Sequence[str] = ()) -> None:
+    """Refuse a file that could not be written, before the work; without endings it is a figure."""
+    from dse.view.files import check_figure
+
+    if path is None:
+        return
+    if not endings:
+        check_figure(path)
+    elif path.suffix not in endings:
+        raise SpecError([Fault(name, str(path)[-80:], f"must end in {' or '.join(endings)}")])
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir():
+        raise SpecError([Fault(name, str(path)[-80:], "must be a file in a folder that exists")])
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SpecError([Fault(name, str(path)[-80:], "must be in a folder that may be written")])
 
 
 def _json(answer: Any) -> None:

@@ -8,7 +8,6 @@ channels but the first, and what crosses the chip's edge is written or read once
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,10 +90,13 @@ def layer_energy(
     accounting: str | None = None,
     shortcuts: Array = None,
 ) -> Energy:
-    """Energy of layers [J]; arguments and axes as in :func:`traffic`."""
+    """Energy of layers [J]; arguments and axes as in :func:`traffic`.
+
+    Idle power lasts as long as the layers take on the accelerator as it is, whatever ``accounting`` counts.
+    """
     counts = counted(accelerator, accounting)
     moved = traffic(counts, layers, cached, shortcuts=shortcuts)
-    times = layer_times(counts, layers, cached, shortcuts=shortcuts)
+    times = layer_times(accelerator, layers, cached, shortcuts=shortcuts)
     a = hardware_axes(counts, np.ndim(layers.k))
     done = work(a, layers, shortcuts)
     inputs = layers.c * layers.groups * layers.x**2 * done.kernel_tiles
@@ -119,13 +121,3 @@ def load_time(accelerator: SubGraphAccelerator, size: Array) -> Array:
     """Time to bring ``size`` bytes of a SubGraph into the persistent buffer [s]."""
     a = hardware_axes(accelerator, np.ndim(size))
     return size / (a.weight_bandwidth * a.burst_efficiency)
-
-
-def shortcut_slots(names: Sequence[str]) -> np.ndarray:
-    """Slots to whose output a shortcut is added [slot], by the names of the Once-for-All SuperNets' slots.
-
-    Every bottleneck block of a ResNet adds one (after a convolution of its own where a stage starts); a MobileNet block
-    does where it changes neither size nor channels, which the first of a stage does.
-    """
-    blocks = [name.rpartition(".")[::2] for name in names]
-    return np.array([p == "conv3" or (p == "project" and not block.endswith(".0")) for block, p in blocks])

@@ -82,7 +82,7 @@ def work(accelerator: SubGraphAccelerator, layers: Layers, shortcuts: Array = No
         shortcuts: [..., slot], whether a shortcut is added to the slot's output (for accounting ``residuals``).
 
     Raises:
-        SpecError: accounting ``residuals`` without ``shortcuts``.
+        SpecError: accounting ``residuals`` without ``shortcuts``, or ``spilled`` without a streaming buffer.
     """
     a, r, groups = accelerator, np.maximum(layers.r, 1), np.maximum(layers.groups, 1)
     side = np.maximum(np.sqrt(a.taps).astype(np.int64), 1)
@@ -129,7 +129,10 @@ def _moved(a: SubGraphAccelerator, layers: Layers, inputs: Array, outputs: Array
     last = present & (np.cumsum(present[..., ::-1], axis=-1)[..., ::-1] == 1)
     if a.accounting == "boundary":
         return inputs * first, outputs * last
-    room = np.inf if a.streaming_buffer is None else a.streaming_buffer / 2
+    if a.streaming_buffer is None:
+        rule = "needs the size of the accelerator's streaming_buffer: what does not fit into half of it spills"
+        raise SpecError([Fault("accounting", "'spilled'", rule)])
+    room = a.streaming_buffer / 2
     return inputs * (first | (inputs > room)), outputs * (last | (outputs > room))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dse.domains.sushi.scheduler import LRU, PLANNED, choose, decide, note
+from dse.jit import njit
 from dse.simulate.heap import inner
 from dse.simulate.serving.lines import enter, take
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from dse.domains.sushi.scheduler import choose
+from dse.jit import njit
 from dse.simulate.heap import inner
 
 

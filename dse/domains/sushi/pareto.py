@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -92,20 +92,6 @@ def spaced(cost: np.ndarray, count: int) -> np.ndarray:
         first, last = (chosen[-1] + 1 if chosen else 0), len(cost) - (count - i)  # leave one for each that follows
         chosen.append(first + int(np.argmin(np.abs(np.log(cost[first : last + 1]) - target))))
     return np.array(chosen)
-
-
-def best_of(subnets: Sequence[SubNet], cost: str | Cost = "macs") -> list[SubNet]:
-    """Of networks with known accuracies those on the front, from the cheapest to the most accurate.
-
-    Raises:
-        SpecError: an accuracy is not known.
-    """
-    unknown = [Fault(f"{subnet.name}.accuracy", "", "is not known") for subnet in subnets if np.isnan(subnet.accuracy)]
-    if unknown:
-        raise SpecError(unknown)
-    price = _cost(cost)
-    prices = np.array([float(price(subnet.layers)) for subnet in subnets])
-    return [subnets[i] for i in front(np.array([subnet.accuracy for subnet in subnets]), prices)]
 
 
 def pareto(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dse.domains.sushi.accelerator import SubGraphAccelerator, load_subgraph_accelerator
 from dse.domains.sushi.candidates import KINDS, named_candidates
-from dse.domains.sushi.streams import MAKERS, Span, Stream
+from dse.domains.sushi.streams import MAKERS, Span, Stream, generator
 from dse.domains.sushi.table import LatencyTable, build
 from dse.errors import Fault, SpecError
 
@@ -68,7 +69,7 @@ def span(table: LatencyTable) -> Span:
     """
     if np.isnan(table.accuracy).any():
         name = table.subnets[int(np.isnan(table.accuracy).argmax())]
-        raise SpecError([Fault(f"{name}.accuracy", "", "must be known: queries ask for accuracies")])
+        raise SpecError([Fault(f"{name}.accuracy", "", "must be known: queries ask for it; give it in the file")])
     a, t = table.accuracy, table.latency[:, 0]
     return Span((float(a.min()), float(a.max())), (float(t.min()), float(t.max())))
 
@@ -81,17 +82,25 @@ def stream(table: LatencyTable, kind: str, queries: int, *, seed: int = 0, **set
         settings: of the maker, as ``stay`` of ``markov``.
 
     Raises:
-        SpecError: an unknown kind, or settings that it does not take.
+        SpecError: an unknown kind, settings that it does not take, or one that it needs and lacks.
     """
     if kind == "edge":
+        if settings:
+            raise SpecError([Fault(f"stream.{name}"[:60], kind, "is a setting that this stream does not take")
+                             for name in settings])  # fmt: skip
         return edge(table, queries, seed=seed)
     if kind not in MAKERS:
         raise SpecError([Fault("stream", repr(kind)[:60], f"must be one of {', '.join((*MAKERS, 'edge'))}")])
-    try:
-        return MAKERS[kind](queries, span(table), seed=seed, **settings)
-    except TypeError:
-        names = ", ".join(settings)
-        raise SpecError([Fault("stream", kind, f"does not take all of these settings: {names}")]) from None
+    known = {
+        name: field for name, field in signature(MAKERS[kind]).parameters.items() if field.kind == field.KEYWORD_ONLY
+    }
+    faults = [Fault(f"stream.{name}"[:60], kind, "is a setting that this stream does not take") for name in settings
+              if name not in known]  # fmt: skip
+    faults += [Fault(f"stream.{name}", kind, "needs this setting") for name, field in known.items()
+               if field.default is field.empty and name not in settings]  # fmt: skip
+    if faults:
+        raise SpecError(faults)
+    return MAKERS[kind](queries, span(table), seed=seed, **settings)
 
 
 def edge(table: LatencyTable, queries: int, *, seed: int = 0) -> Stream:
@@ -105,7 +114,7 @@ def edge(table: LatencyTable, queries: int, *, seed: int = 0) -> Stream:
     others = np.flatnonzero(table.accuracy > low)
     if not len(others):
         raise SpecError([Fault("subnets", str(len(table.subnets)), "must be of two accuracies or more")])
-    which = np.random.default_rng(seed).choice(others, queries)
+    which = generator(queries, seed).choice(others, queries)
     latency = table.latency[which, best] * (1 + 1e-9)
     made = {"maker": "edge", "count": queries, "seed": seed}
     return Stream(np.zeros(queries), table.accuracy[which], latency, made=made)

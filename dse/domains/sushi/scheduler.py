@@ -19,7 +19,8 @@ Every ``window`` queries the cache is decided anew:
 - ``discounted``: the same over all past windows, the older ones counting less.
 - ``work-function``: the rule of Borodin, Linial and Saks for metrical task systems: stay near to where the best
   schedule in hindsight would end, as far as moving there is worth it.
-- ``oracle``: the best schedule of SubGraphs in hindsight (``dse.domains.sushi.oracle``): what no rule can beat.
+- ``oracle``: the best schedule of SubGraphs in hindsight (``dse.domains.sushi.oracle``): what no rule that decides as
+  often can beat.
 """
 
 from __future__ import annotations

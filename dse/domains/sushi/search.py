@@ -36,6 +36,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "count": (8, 16, 32, 64),
     "kinds": ("cuts", "cuts+orders", "shared", "cuts+shared+average", "greedy"),
 }
+CLOSED = ("random", "markov", "edge")  # streams that need no arrivals
 UNITS = {"buffer": "B", "bandwidth": "B/s", **OBJECTIVES}
 
 
@@ -89,6 +90,7 @@ class Problem:
             for name in names
             if name not in known
         ]
+        faults += [fault for name, limit in self.budgets.items() if (fault := _no_limit(name, limit, f"{limit:g}"))]
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             faults.append(Fault("objectives", ", ".join(self.objectives), "must be one or more, each once"))
         if faults:
@@ -120,8 +122,15 @@ class Problem:
 
 def _excess(name: str, value: float, limit: float) -> float:
     """By which share a budget is exceeded."""
-    share = value / limit - 1 if limit else np.inf
+    share = value / limit - 1
     return -share if name == "accuracy" else share
+
+
+def _no_limit(name: str, limit: float, shown: str) -> Fault | None:
+    """What is wrong with the limit of a budget."""
+    if name == "accuracy" and not 0 < limit <= 1:
+        return Fault("budget.accuracy", shown[:40], "must be above 0 and at most 100 %")
+    return None if 0 < limit < np.inf else Fault(f"budget.{name}"[:60], shown[:40], "must be above 0, and finite")
 
 
 def _missed(policy: str) -> str:
@@ -137,11 +146,13 @@ class Found:
             ``missed`` (SI units), ``feasible`` and ``on_front``.
         objectives: of the search.
         stopped: why it stopped.
+        budgets: of the problem, in SI units.
     """
 
     frame: pd.DataFrame
     objectives: tuple[str, ...]
     stopped: str
+    budgets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def front(self) -> pd.DataFrame:
@@ -150,9 +161,44 @@ class Found:
             self.frame[self.frame["on_front"]].sort_values(list(self.objectives)).drop(columns=["feasible", "on_front"])
         )
 
+    @property
+    def exceeded(self) -> dict[str, dict[str, float]]:
+        """Budgets that designs do not keep, the one that most of them miss first.
+
+        For each: ``designs`` that miss it, the ``limit``, the ``best`` that any design reaches (SI units), and the
+        ``excess`` of that best over the limit as a share of the limit (of accuracy what is lacking), 0 where it is
+        kept.
+        """
+        found = {}
+        for name, limit in self.budgets.items():
+            values = self.frame[name].to_numpy(float)
+            over = np.array([_excess(name, value, limit) for value in values])
+            if (over > 0).any():
+                at = int(np.nanargmin(over))
+                found[name] = {"designs": int((over > 0).sum()), "limit": float(limit), "best": float(values[at]),
+                               "excess": float(max(over[at], 0.0))}  # fmt: skip
+        return dict(sorted(found.items(), key=lambda item: (-item[1]["designs"], -item[1]["excess"])))
+
+    def _misses(self) -> str:
+        """The budgets that are missed, in words."""
+        lines = ["No design keeps within all budgets:"]
+        for name, of in self.exceeded.items():
+            limit, best = _cell(name, of["limit"]), _cell(name, of["best"])
+            away = f", {of['excess']:.2%} above it" if of["excess"] else ""
+            if of["excess"] and name == "accuracy":
+                away = f", {100 * (of['limit'] - of['best']):.2f} points below it"
+            elif of["excess"] > 10:
+                away = f", {of['excess'] + 1:,.4g} times as much"
+            bound = "least" if name == "accuracy" else "most"
+            lines.append(f"  {name}: {of['designs']:,} of {len(self.frame):,} miss {limit} at {bound}; "
+                         f"the best has {best}{away}")  # fmt: skip
+        return "\n".join(lines)
+
     def __str__(self) -> str:
         good = int(self.frame["feasible"].sum())
         head = f"{len(self.frame):,} designs tried, {good:,} within the budgets; {self.stopped}"
+        if not good and self.exceeded:
+            return f"{head}\n\n{self._misses()}"
         columns = [*USUAL, *dict.fromkeys((*self.objectives, "accuracy", "hit"))]
         shown = self.front[columns].head(12)
         cells = [[_cell(name, value) for name, value in row.items()] for row in shown.to_dict("records")]
@@ -231,14 +277,16 @@ def _found(tried: Sequence[tuple[Point, Outcome]], problem: Problem, stopped: st
     signs = [-1.0 if name == "accuracy" else 1.0 for name in problem.objectives]
     good = np.flatnonzero(frame["feasible"])
     best = good[front(frame.loc[good, list(problem.objectives)].to_numpy(float) * signs)]
-    return Found(frame.assign(on_front=np.isin(np.arange(len(frame)), best)), problem.objectives, stopped)
+    return Found(
+        frame.assign(on_front=np.isin(np.arange(len(frame)), best)), problem.objectives, stopped, problem.budgets
+    )
 
 
 def budgets(texts: Sequence[str]) -> dict[str, float]:
     """Budgets in words: ``area <= 40 mm^2``, ``energy <= 20 mJ``, ``accuracy >= 78 %``.
 
     Raises:
-        SpecError: another form, or a unit that does not fit.
+        SpecError: another form, a unit that does not fit, a limit of nothing or less, a budget given twice.
     """
     found = {}
     for text in texts:
@@ -248,9 +296,15 @@ def budgets(texts: Sequence[str]) -> dict[str, float]:
             rule = f"must be NAME <= VALUE UNIT (accuracy >= VALUE), NAME one of {', '.join(OBJECTIVES)}"
             raise SpecError([Fault("budget", repr(text[:60]), rule)])
         try:
-            found[name] = float(parse(value, OBJECTIVES[name]))
+            limit = float(parse(value, OBJECTIVES[name]))
         except UnitError as error:
             raise SpecError([Fault(f"budget.{name}", repr(value)[:40], str(error))]) from None
+        fault = _no_limit(name, limit, value)
+        if name in found:
+            fault = Fault(f"budget.{name}", value[:40], "is given twice")
+        if fault:
+            raise SpecError([fault])
+        found[name] = limit
     return found
 
 
@@ -259,6 +313,9 @@ def problem(
     stay: float = 0.98, **settings: Any,
 ) -> Problem:  # fmt: skip
     """A problem whose queries ask for what the unchanged accelerator offers without a SubGraph."""
+    if kind not in CLOSED:
+        rule = f"must be one of {', '.join(CLOSED)}: a search serves one query after the other"
+        raise SpecError([Fault("stream", repr(kind)[:60], rule)])
     base = load_subgraph_accelerator(accelerator)
     plain = priced(base, subnets, count=1, kinds=("shared",))
     extra = {"stay": stay} if kind == "markov" else {}

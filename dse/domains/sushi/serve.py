@@ -66,7 +66,7 @@ def serve(
         discipline: who is next in an open loop: ``fifo``, ``edf`` (the earliest deadline) or ``shortest`` (the least
             service expected).
         slack: under ``strict-latency``, count the time waited against the latency that is asked for.
-        drop: do not serve queries whose deadline has passed when their turn comes.
+        drop: do not serve queries whose deadline has passed when their turn comes (in an open loop).
         initial: SubGraph that is cached at the start. Not given: what the plan begins with; else the one under which
             the SubNets are fastest on average.
         reuse: [from, to], share of a SubGraph that is there already where it comes after another (:func:`kept`); by
@@ -75,8 +75,7 @@ def serve(
     Raises:
         SpecError: a setting that is not known or does not fit the table; all of them at once.
     """
-    from dse.domains.sushi.loop import Log, Queries, Replicas, Rules, run
-    from dse.simulate.serving.lines import lines
+    from dse.domains.sushi.loop import Queries
 
     policy = policy or stream.policy or POLICIES[0]
     caching, plan = _rule(caching)
@@ -84,7 +83,7 @@ def serve(
                 "replicas": replicas, "discipline": discipline, "slack": slack, "drop": drop}  # fmt: skip
     objective = dict(OBJECTIVES.get(policy, {}) if objective is None else objective)
     _check(table, settings, objective, plan, initial, reuse)
-    number, count = POLICIES.index(policy), len(stream)
+    number = POLICIES.index(policy)
     loads = loads_of(table, reuse)
     table_costs = costs(table, loads, objective, blocking=loading == "blocking")
     key = _keys(stream, table_costs, number, discipline)
@@ -93,17 +92,29 @@ def serve(
         plan = _plan(table, table_costs, queries, settings, objective)
     start = int(plan[0]) if caching.rule == PLANNED else int(np.argmin(table_costs.latency.mean(axis=1)))
     initial = start if initial is None else initial
-    columns = len(table_costs.size)
-    memory = Memory(np.zeros((replicas, len(table_costs.accuracy))), np.zeros((replicas, columns)),
+    log = _run(queries, table_costs, settings, plan, initial)
+    return Served(table, stream, settings | {"objective": objective}, *log[:-1],
+                  *_loaded(log, initial, replicas), loads)  # fmt: skip
+
+
+def _run(
+    queries: Queries, table_costs: Costs, settings: Mapping[str, Any], plan: np.ndarray, initial: int
+) -> Log:  # fmt: skip
+    """Serve the queries with replicas that all begin with the same SubGraph."""
+    from dse.domains.sushi.loop import Log, Replicas, Rules, run
+    from dse.simulate.serving.lines import lines
+
+    caching, replicas, count = settings["caching"], settings["replicas"], len(queries.arrival)
+    memory = Memory(np.zeros((replicas, len(table_costs.accuracy))), np.zeros((replicas, len(table_costs.size))),
                     np.tile(table_costs.load_value[initial] * caching.margin, (replicas, 1)))  # fmt: skip
     state = Replicas(np.full(replicas, initial), np.zeros(replicas), np.full(replicas, initial), np.zeros(replicas),
                      np.zeros(replicas, np.int64))  # fmt: skip
-    rules = Rules(number, caching.rule, window, caching.kept, caching.margin, loading == "blocking", loop == "closed",
-                  slack, drop)  # fmt: skip
+    rules = Rules(POLICIES.index(settings["policy"]), caching.rule, settings["window"], caching.kept, caching.margin,
+                  settings["loading"] == "blocking", settings["loop"] == "closed", settings["slack"],
+                  settings["drop"])  # fmt: skip
     log = Log(*np.full((3, count), np.nan), *np.full((4, count), -1))
     run(queries, table_costs, rules, plan, state, memory, lines(count), lines(replicas), log)
-    return Served(table, stream, settings | {"objective": objective}, *log[:-1],
-                  *_loaded(log, initial, replicas), loads)  # fmt: skip
+    return log
 
 
 def costs(table: LatencyTable, loads: Loads, objective: Mapping[str, float], *, blocking: bool = True) -> Costs:
@@ -227,11 +238,16 @@ def _check(
         plan.ndim == 1 and len(plan) and plan.dtype.kind in "iu" and plan.min() >= 0 and plan.max() < columns
     ):
         faults.append(Fault("caching", "a plan", f"must be a list of SubGraphs, from 0 to {columns - 1}"))
+    if settings["loop"] == "closed" and settings["drop"]:
+        faults.append(Fault("drop", "True", "is for an open loop; in a closed one no query waits in line"))
+    if settings["loop"] == "closed" and settings["discipline"] in DISCIPLINES[1:]:
+        rule = "is for an open loop; in a closed one no queries wait in line"
+        faults.append(Fault("discipline", settings["discipline"], rule))
     if caching.kind == "oracle" and (settings["replicas"] > 1 or settings["loop"] == "open"):
         rule = "knows the best schedule only for one replica in a closed loop"
         faults.append(Fault("caching", "oracle", rule))
     if np.isnan(np.asarray(table.accuracy, float)).any():
-        faults.append(Fault("table.accuracy", "nan", "must be known of every SubNet"))
+        faults.append(Fault("table.accuracy", "nan", "must be known of every SubNet: give their file an accuracy"))
     if caching.rule in (AVERAGE, RECENT) and not table.subgraph_vectors.size:
         faults.append(Fault("table.subgraph_vectors", "none", f"must be given for the rule {caching.kind}"))
     if reuse is not None and (np.shape(reuse) != (columns, columns) or not ((reuse >= 0) & (reuse <= 1)).all()):

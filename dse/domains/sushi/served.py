@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 COLUMNS = {
-    "issued": "s", "start": "s", "finish": "s", "subnet": "1", "subgraph": "1", "replica": "1", "latency": "s",
-    "queueing": "s", "response": "s", "accuracy": "1", "energy": "J", "off_chip": "B", "hit": "1", "hit_ratio": "1",
-    "accuracy_missed": "1", "deadline_missed": "1",
+    "arrival": "s", "asked_accuracy": "1", "deadline": "s", "issued": "s", "start": "s", "finish": "s", "subnet": "1",
+    "subgraph": "1", "replica": "1", "latency": "s", "queueing": "s", "response": "s", "accuracy": "1", "energy": "J",
+    "off_chip": "B", "hit": "1", "hit_ratio": "1", "accuracy_missed": "1", "deadline_missed": "1",
 }  # fmt: skip
-"""Columns of :meth:`Served.frame` and their SI units."""
+"""Columns of :meth:`Served.frame` and their SI units, which the headers carry: ``latency [s]``."""
 SUMMARY = {
     "queries": "1", "dropped": "1", "latency_mean": "s", "latency_p50": "s", "latency_p95": "s", "latency_p99": "s",
     "response_mean": "s", "response_p50": "s", "response_p95": "s", "response_p99": "s", "queueing_mean": "s",
@@ -138,10 +138,22 @@ class Served:
         return ~(self.response <= self.stream.latency)
 
     def frame(self) -> pd.DataFrame:
-        """One row a query, with the columns of ``COLUMNS``."""
+        """One row a query, with the columns of ``COLUMNS``, units in the headers, and fractions as such.
+
+        ``arrival`` is the stream's (a closed loop issues the query later or sooner), ``deadline`` the response that was
+        asked for. SubNets and SubGraphs stand by name, and are empty where the query was dropped.
+        """
         import pandas as pd
 
-        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
+        from dse.domains.sushi.table import header
+
+        asked = {"arrival": self.stream.arrival, "asked_accuracy": self.stream.accuracy,
+                 "deadline": self.stream.latency}  # fmt: skip
+        # A dropped query has the place -1: the name after the last one.
+        asked |= {name: np.array([*names, ""], dtype=object)[getattr(self, name)]
+                  for name, names in (("subnet", self.table.subnets), ("subgraph", self.table.subgraphs))}  # fmt: skip
+        columns = {name: asked[name] if name in asked else getattr(self, name) for name in COLUMNS}
+        return pd.DataFrame({header(name, COLUMNS[name]): column for name, column in columns.items()})
 
     def summary(self) -> dict[str, float]:
         """Means, percentiles and totals in SI units; percentiles and means are of the queries that were served."""

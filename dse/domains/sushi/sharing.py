@@ -2,7 +2,9 @@
 
 Once-for-All keeps kernels and channels sorted by importance, so that a narrower layer has the *first* of them and a
 smaller kernel the *centre* of the larger one: what a network, or a SubGraph of one, has of a slot is told by three
-numbers (kernels, channels, window). Where that order does not hold, :class:`WeightSets` names each kernel and channel.
+numbers (kernels, channels, window). Sharing is the intersection of sets of kernels and channels; of first ones it is
+the lesser number (:func:`shared`, :func:`core`, :func:`cached_weights`). Where that order does not hold,
+:class:`WeightSets` names each kernel, channel and position, and intersects them as they are.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ Windows = Literal["centre", "apart"]
 
 ``centre``: the smaller is the centre of the larger. ``apart``: it is other weights altogether. Once-for-All makes a
 smaller kernel from the centre of the next larger one by a matrix that all channels of a layer share. Where the chip
-applies that matrix (:func:`transform_weights`) the first holds, but for the rim of the 5x5 that a 3x3 is made from,
-which is not counted; where networks come ready for use, the second.
+applies that matrix the first holds, but for the matrix itself and the rim of the 5x5 that a 3x3 is made from, which are
+not counted; where networks come ready for use, the second.
 """
 
 
@@ -69,6 +71,8 @@ def nbytes(of: Held, bytes_per_weight: float = 1.0) -> np.ndarray:
 def shared(first: Held, *others: Held, windows: Windows = "centre") -> SubGraph:
     """Weights that all have: of each slot the fewest kernels and channels and the smallest window.
 
+    What :meth:`WeightSets.shared` finds weight by weight, for sets that are first kernels and channels.
+
     Args:
         first, others: of the same slots; leading axes broadcast.
         windows: ``apart`` lets kernels of different size share nothing.
@@ -82,14 +86,9 @@ def shared(first: Held, *others: Held, windows: Windows = "centre") -> SubGraph:
 
 
 def core(of: Held, windows: Windows = "centre") -> SubGraph:
-    """Weights that all networks of a stack [network, slot] share [slot]."""
+    """Weights that all networks of a stack [network, slot] share [slot]: the intersection of all their sets."""
     whole = held(of)
     return shared(*(SubGraph(*(column[i] for column in whole)) for i in range(whole.k.shape[0])), windows=windows)
-
-
-def distinct_weights(of: Held, cached: Held) -> np.ndarray:
-    """Number of weights of each slot that ``of`` has and ``cached`` lacks; leading axes broadcast."""
-    return held(of).weights - shared(of, cached).weights
 
 
 def cached_weights(subnets: Held, subgraphs: Held, *, windows: Windows = "centre") -> np.ndarray:
@@ -109,42 +108,6 @@ def cached_weights(subnets: Held, subgraphs: Held, *, windows: Windows = "centre
     )
     hit = kernels * channels * window**2
     return hit if windows == "centre" else np.where(rows.r[..., :, None, :] == columns.r[..., None, :, :], hit, 0)
-
-
-def united_weights(of: Held) -> np.ndarray:
-    """Number of weights of each slot that at least one network of a stack [network, slot] has [slot].
-
-    The networks' boxes share a corner (and, in the window, the centre): cut along all their edges, each cell of the
-    grid is inside or outside of each box, so that the cells inside of any add up to the union.
-    """
-    whole = held(of)
-    return np.array([_united(*(column[:, slot] for column in whole)) for slot in range(whole.k.shape[-1])])
-
-
-def _united(k: np.ndarray, c: np.ndarray, r: np.ndarray) -> int:
-    edges = [np.unique(np.append(0, column)) for column in (k, c, r)]
-    inside = np.zeros([len(edge) - 1 for edge in edges], dtype=bool)
-    for box in zip(k, c, r, strict=True):
-        inside[tuple(slice(np.searchsorted(edge, size)) for edge, size in zip(edges, box, strict=True))] = True
-    rows, columns, squares = (
-        np.diff(edge.astype(np.int64) ** power) for edge, power in zip(edges, (1, 1, 2), strict=True)
-    )
-    return int(np.einsum("k,c,r,kcr->", rows, columns, squares, inside))
-
-
-def transform_weights(layers: Layers, largest: Layers, kernels: tuple[int, ...] = (3, 5, 7)) -> np.ndarray:
-    """Weights of the matrices that make the kernels of each depthwise slot from the largest [..., slot].
-
-    There is one matrix for each step down to the slot's size: the squared number of weights of the smaller window.
-
-    Args:
-        layers: of one or more networks [..., slot].
-        largest: of the largest network of the SuperNet [slot].
-        kernels: sizes that the SuperNet knows.
-    """
-    sizes = np.array(sorted(kernels))
-    made = (sizes >= layers.r[..., None]) & (sizes < largest.r[..., None]) & (layers.groups > 1)[..., None]
-    return (made * sizes**4).sum(axis=-1)
 
 
 def truncated(of: Held, budget: float, order: np.ndarray | None = None, *, bytes_per_weight: float = 1.0) -> SubGraph:

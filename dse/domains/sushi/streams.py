@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ class Stream:
 def random(count: int, span: Span, *, rate: float | None = None, seed: int = 0) -> Stream:
     """Demands drawn evenly over the whole span, each apart from the last; arrivals as :func:`poisson`."""
     made = {"maker": "random", "count": count, "rate": rate, "seed": seed}
-    rng = _generator(count, seed, rate=rate)
+    rng = generator(count, seed, rate=rate)
     return Stream(poisson(count, rate, rng), *_uniform(count, span, rng), made=made)
 
 
@@ -101,7 +102,7 @@ def markov(
         seed: of the random numbers.
     """
     made = {"maker": "markov", "count": count, "regimes": regimes, "stay": stay, "spread": spread, "rate": rate}
-    rng = _generator(count, seed, rate=rate, stay=stay, spread=spread)
+    rng = generator(count, seed, rate=rate, stay=stay, spread=spread)
     return Stream(poisson(count, rate, rng), *_regimes(count, span, regimes, stay, spread, rng),
                   made=made | {"seed": seed})  # fmt: skip
 
@@ -131,7 +132,11 @@ def bursty(
         seed: of the random numbers.
     """
     made = {"maker": "bursty", "count": count, "rate": rate, "burst": burst, "share": share, "cycle": cycle}
-    rng = _generator(count, seed, rate=rate, burst=burst, share=share, cycle=cycle, stay=stay)
+    rng = generator(count, seed, rate=rate, burst=burst, share=share, cycle=cycle, stay=stay)
+    if count > _MOST_CYCLES * rate * cycle:
+        least = f"must be {count / (_MOST_CYCLES * cycle):.3g} or more"
+        rule = f"{least}: {count:,} queries must not last longer than {_MOST_CYCLES:,} cycles of {cycle:g} s"
+        raise SpecError([Fault("rate", f"{rate:g}", rule)])
     arrival = bursts(count, rate, burst, share, cycle, rng)
     demands = _regimes(count, span, 3, stay, 0.1, rng) if stay else _uniform(count, span, rng)
     return Stream(arrival, *demands, made=made | {"stay": stay, "seed": seed})
@@ -142,7 +147,7 @@ def periodic(
 ) -> Stream:
     """A sensor: one query a period, each later by up to ``jitter`` s (at random); demands as :func:`bursty`."""
     made = {"maker": "periodic", "count": count, "period": period, "jitter": jitter, "stay": stay, "seed": seed}
-    rng = _generator(count, seed, period=period, jitter=jitter, stay=stay)
+    rng = generator(count, seed, period=period, jitter=jitter, stay=stay)
     demands = _regimes(count, span, 3, stay, 0.1, rng) if stay else _uniform(count, span, rng)
     return Stream(ticks(count, period, jitter, rng), *demands, made=made)
 
@@ -189,45 +194,61 @@ def _regimes(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Demands in runs of geometric length, each of another regime than the one before."""
-    even = np.linspace(0.0, 1.0, regimes) if isinstance(regimes, int) else None
-    centres = np.array(regimes, float) if even is None else np.stack([even, even[::-1]], axis=1)
-    if centres.ndim != 2 or centres.shape[1] != 2 or len(centres) < 2:
-        raise SpecError([Fault("regimes", str(regimes)[:80], "must be 2 or more, or as many pairs of shares")])
+    centres = _centres(regimes)
     if not ((centres >= 0) & (centres <= 1)).all():
         raise SpecError([Fault("regimes", str(regimes)[:80], "must be shares from 0 to 1")])
     runs = np.zeros(0, np.int64)
     while runs.sum() < count:
         runs = np.concatenate([runs, rng.geometric(1 - stay, int(count * (1 - stay)) + 16)])
     steps = rng.integers(1, len(centres), len(runs))  # never 0: the next regime is another one
-    at = centres[np.repeat(np.cumsum(steps) % len(centres), runs)[:count]]
+    lengths = np.diff(np.minimum(np.cumsum(runs), count), prepend=0)
+    at = centres[np.repeat(np.cumsum(steps) % len(centres), lengths)]
     shares = np.clip(at + spread * (2 * rng.random((count, 2)) - 1), 0.0, 1.0)
     return span.at(shares[:, 0], shares[:, 1])
 
 
-_LIMITS = {
-    "rate": (0.0, np.inf, "above 0"), "burst": (0.0, np.inf, "above 0"), "cycle": (0.0, np.inf, "above 0"),
-    "share": (0.0, 1.0, "between 0 and 1"), "period": (0.0, np.inf, "above 0"),
-}  # fmt: skip
-_CLOSED = {
-    "stay": (0.0, 1 - 1e-9, "from 0 to less than 1"), "spread": (0.0, 1.0, "from 0 to 1"),
-    "jitter": (0.0, 1e308, "0 or more"),
-}  # fmt: skip
+def _centres(regimes: int | Sequence[tuple[float, float]]) -> np.ndarray:
+    """Shares of the ranges of accuracy and latency [regime, 2]."""
+    rule = f"must be 2 or more (up to {_MOST_REGIMES:,}), or as many pairs of shares"
+    wrong = SpecError([Fault("regimes", str(regimes)[:80], rule)])
+    if isinstance(regimes, Integral):
+        if not 2 <= regimes <= _MOST_REGIMES:
+            raise wrong
+        even = np.linspace(0.0, 1.0, int(regimes))
+        return np.stack([even, even[::-1]], axis=1)
+    try:
+        centres = np.array(regimes, float)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if centres.ndim != 2 or centres.shape[1] != 2 or not 2 <= len(centres) <= _MOST_REGIMES:
+        raise wrong
+    return centres
 
 
-def _generator(count: int, seed: int, **settings: float | None) -> np.random.Generator:
-    """Random numbers, once the settings are what they must be."""
+_LIMITS: dict[str, tuple[float, float]] = {
+    "rate": (1e-9, 1e12), "burst": (1e-6, 1e6), "cycle": (1e-9, 1e9), "share": (1e-9, 1 - 1e-9), "period": (1e-12, 1e9),
+    "stay": (0.0, 1 - 1e-9), "spread": (0.0, 1.0), "jitter": (0.0, 1e9),
+}  # fmt: skip
+_MOST_CYCLES = 10_000_000  # bursts that are drawn one by one
+_MOST_REGIMES = 100_000
+
+
+def generator(count: int, seed: int, **settings: float | None) -> np.random.Generator:
+    """Random numbers for ``count`` queries, once the settings are what they must be.
+
+    Raises:
+        SpecError: naming every setting that is out of its range.
+    """
     faults = []
-    if not 1 <= count <= 10**9:
-        faults.append(Fault("count", str(count), "must be from 1 to 1,000,000,000"))
-    if seed < 0:
-        faults.append(Fault("seed", str(seed), "must be 0 or more"))
+    if not (isinstance(count, Integral) and 1 <= count <= 10**9):
+        faults.append(Fault("count", str(count)[:40], "must be a whole number from 1 to 1,000,000,000"))
+    if not (isinstance(seed, Integral) and seed >= 0):
+        faults.append(Fault("seed", str(seed)[:40], "must be a whole number, 0 or more"))
     for name, value in settings.items():
-        if value is None:
-            continue
-        if name in _LIMITS and not _LIMITS[name][0] < value < _LIMITS[name][1]:
-            faults.append(Fault(name, f"{value:g}", f"must be {_LIMITS[name][2]}"))
-        if name in _CLOSED and not _CLOSED[name][0] <= value <= _CLOSED[name][1]:
-            faults.append(Fault(name, f"{value:g}", f"must be {_CLOSED[name][2]}"))
+        least, most = _LIMITS[name]
+        if value is not None and not least <= value <= most:
+            top = "less than 1" if most == 1 - 1e-9 else f"{most:g}"
+            faults.append(Fault(name, f"{value:g}", f"must be from {least:g} to {top}"))
     if faults:
         raise SpecError(faults)
     return np.random.default_rng(seed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ class Layer(Spec):
     stride: Count = 1
     groups: Count = 1
     layer: Text = ""
+
+
+class Row(Layer):
+    """A row of a CSV of layers."""
+
+    subnet: Text = ""
+    accuracy: Fraction | None = None
 
 
 class Listed(Spec):
@@ -109,6 +117,14 @@ def load_supernet(reference: str | Path | Mapping[str, Any] | SuperNet) -> Super
 def load_subnets(reference: str | Path | Mapping[str, Any]) -> list[SubNet]:
     """SubNets of one SuperNet: ``resnet50``, ``mobilenetv3``, a YAML file, a CSV of layers, or a mapping.
 
+    A YAML file chooses from a SuperNet (an id of :data:`SPACES`, or a family or base with what it changes), or lists
+    the ``layers`` of its SubNets with the columns of :func:`read_layers`. ``accuracy`` is a fraction, or in %::
+
+        supernet: ofa-resnet50
+        subnets:
+          - {name: small, accuracy: 76.1 %, config: {resolution: 160, depth: 0, width: 0.65, expand: 0.2}}
+          - {name: large, accuracy: 79.3 %, config: {resolution: 224, depth: 2, width: 1.0, expand: 0.35}}
+
     Raises:
         SpecError: with every fault, the file and the lines; also where the SubNets do not have the same slots.
     """
@@ -128,22 +144,44 @@ def load_subnets(reference: str | Path | Mapping[str, Any]) -> list[SubNet]:
 
 
 def read_layers(path: str | Path) -> list[SubNet]:
-    """SubNets from a CSV with a row for each layer: columns slot, k, c, r, x and, if given, subnet, stride, groups.
+    """SubNets from a CSV with a row for each layer.
+
+    Columns: ``slot`` (place in the SuperNet, from 0), ``k`` kernels, ``c`` channels, ``r`` (kernel of r by r), ``x``
+    (input of x by x) and, if given, ``subnet`` (its name; else the file's), ``stride``, ``groups`` (c for depthwise)
+    and ``accuracy`` of the SubNet (in any of its rows: a fraction, or ``76.1 %``), without which it is not served::
+
+        subnet,slot,k,c,r,x,stride,accuracy
+        small,0,32,3,3,160,2,76.1 %
+        small,1,32,32,3,80,1,
+        large,0,64,3,3,160,2,79.3 %
+        large,1,64,64,3,80,1,
 
     Raises:
-        SpecError: the file cannot be read, a column is missing, a number is not one, a slot is given twice.
+        SpecError: the file cannot be read, a column is missing, a number is not one, a slot is given twice, a SubNet
+            has two accuracies.
     """
     rows = list(_rows(Path(path)))
     slots = 1 + max((layer.slot for _, layer in rows), default=-1)
     if not slots:
         raise SpecError([Fault("layers", "", "must list one or more", str(path))])
-    by_name: dict[str, list[Layer]] = {}
+    by_name: dict[str, list[Row]] = {}
     for name, layer in rows:
         by_name.setdefault(name, []).append(layer)
-    return [_from_layers(name, layers, slots, str(path)) for name, layers in by_name.items()]
+    return [
+        _from_layers(name, layers, slots, str(path), _accuracy(name, layers, path)) for name, layers in by_name.items()
+    ]
 
 
-def _rows(path: Path) -> list[tuple[str, Layer]]:
+def _accuracy(name: str, rows: Sequence[Row], path: Path) -> float:
+    """The one accuracy that the rows of a SubNet name, if any does."""
+    named = {row.accuracy for row in rows if row.accuracy is not None}
+    if len(named) > 1:
+        raise SpecError([Fault(f"{name}.accuracy", ", ".join(f"{value:g}" for value in sorted(named))[:60],
+                               "must be one for all rows of the SubNet", str(path))])  # fmt: skip
+    return named.pop() if named else float("nan")
+
+
+def _rows(path: Path) -> list[tuple[str, Row]]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise SpecError([Fault("file", "", f"is larger than {MAX_BYTES:,} bytes", str(path))])
@@ -156,8 +194,9 @@ def _rows(path: Path) -> list[tuple[str, Layer]]:
         raise SpecError([Fault("columns", "", f"{', '.join(missing)} missing", str(path))])
     found = []
     for number, row in enumerate(rows, start=2):
-        known = {key: row[key] for key in Layer.model_fields if row.get(key)}
-        found.append((row.get("subnet") or path.stem, Layer.parse(known, where=f"{path}:{number}")))
+        known = {key: row[key] for key in Row.model_fields if row.get(key)}
+        layer = Row.parse(known, where=f"{path}:{number}")
+        found.append((layer.subnet or path.stem, layer))
     return found
 
 
@@ -185,7 +224,8 @@ def _beside(supernet: str | dict[str, Any], where: str) -> str | Path | dict[str
 def _subnet(listed: Listed, supernet: SuperNet | None, slots: int, where: str) -> SubNet:
     accuracy = float("nan") if listed.accuracy is None else listed.accuracy
     if listed.layers is not None:
-        return _from_layers(listed.name, list(listed.layers), slots, where, accuracy)
+        given = _from_layers(listed.name, list(listed.layers), slots, where, accuracy)
+        return given if supernet is None else replace(given, shortcuts=supernet.shortcuts)
     if supernet is None:
         raise SpecError([Fault(f"{listed.name}.config", "", "needs the file to name its supernet", where)])
     try:
@@ -195,7 +235,7 @@ def _subnet(listed: Listed, supernet: SuperNet | None, slots: int, where: str) -
         raise SpecError(faults) from None
 
 
-def _from_layers(name: str, rows: list[Layer], slots: int, where: str, accuracy: float = float("nan")) -> SubNet:
+def _from_layers(name: str, rows: Sequence[Layer], slots: int, where: str, accuracy: float = float("nan")) -> SubNet:
     places = [row.slot for row in rows]
     if len(set(places)) < len(places):
         twice = next(place for place, count in Counter(places).items() if count > 1)

@@ -33,6 +33,7 @@ class SubNet:
         accuracy: top-1 as a fraction; nan where nobody measured it.
         resolution: height and width of the input image.
         config: what was chosen of the SuperNet, empty for a network given by its layers.
+        shortcuts: whether the output of a slot has a shortcut added to it [slots]; None where nobody said.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SubNet:
     accuracy: float = float("nan")
     resolution: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
+    shortcuts: np.ndarray | None = None
 
     @property
     def weights(self) -> int:
@@ -118,7 +120,7 @@ class SuperNet(Entry):
         if layers.k.ndim > 1:
             raise SpecError([Fault("config", "", f"describes {layers.k.shape[0]} SubNets where one is meant")])
         plain = {knob: [int(v) if v.is_integer() else v for v in values.tolist()] for knob, values in chosen.items()}
-        return SubNet(name or self.id, layers, accuracy, plain["resolution"][0], plain)
+        return SubNet(name or self.id, layers, accuracy, plain["resolution"][0], plain, self.shortcuts)
 
     def checked(self, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The configuration with one value of each knob for each of its positions, as :meth:`layers` takes it."""
@@ -195,6 +197,12 @@ def stack(subnets: Iterable[SubNet | Layers]) -> Layers:
     if len(counts) != 1:
         raise SpecError([Fault("subnets", str(counts), "must be one or more with the same number of slots")])
     return Layers(*(np.stack(columns) for columns in zip(*each, strict=True)))
+
+
+def shortcuts_of(subnets: Iterable[SubNet]) -> np.ndarray | None:
+    """Slots of several SubNets to whose output a shortcut is added [subnet, slot]; None where one does not say."""
+    each = [subnet.shortcuts for subnet in subnets]
+    return None if any(one is None for one in each) else np.array(each)
 
 
 def make_divisible(channels: np.ndarray, divisor: int) -> np.ndarray:

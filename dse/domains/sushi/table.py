@@ -13,7 +13,7 @@ from dse.domains.sushi import energy, latency, sharing
 from dse.domains.sushi.accelerator import SubGraphAccelerator, load_subgraph_accelerator
 from dse.domains.sushi.layers import Layers
 from dse.domains.sushi.sharing import SubGraph
-from dse.domains.sushi.supernet import SubNet, stack
+from dse.domains.sushi.supernet import SubNet, shortcuts_of, stack
 from dse.errors import Fault, SpecError
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ class LatencyTable:
 
         i, j = (axis.ravel() for axis in np.indices(self.latency.shape))
         rows: dict[str, Any] = {"subnet": np.array(self.subnets)[i], "subgraph": np.array(self.subgraphs)[j]}
-        rows |= {_header(name, unit): getattr(self, name).ravel() for name, unit in PAIRS.items()}
-        rows |= {_header(name, unit): getattr(self, name)[i] for name, unit in OF_SUBNET.items()}
-        rows |= {_header(name, unit): getattr(self, name)[j] for name, unit in OF_SUBGRAPH.items()}
+        rows |= {header(name, unit): getattr(self, name).ravel() for name, unit in PAIRS.items()}
+        rows |= {header(name, unit): getattr(self, name)[i] for name, unit in OF_SUBNET.items()}
+        rows |= {header(name, unit): getattr(self, name)[j] for name, unit in OF_SUBGRAPH.items()}
         rows["subnet_vector"] = np.where(j == 0, _texts(self.subnet_vectors)[i], "")
         rows["subgraph_vector"] = np.where(i == 0, _texts(self.subgraph_vectors)[j], "")
         return pd.DataFrame(rows)
@@ -133,7 +133,7 @@ def build(
         subnets: of one SuperNet.
         subgraphs: of the same slots, by name or as G1, G2, ...
         accounting: of traffic and energy in place of the accelerator's own; the latency keeps the accelerator's.
-        shortcuts: slots to whose output a shortcut is added [slot] (accounting ``residuals``).
+        shortcuts: slots to whose output a shortcut is added [slot] (accounting ``residuals``); as the SubNets say.
         windows: how kernels of different size share, see :func:`sharing.cached_weights`.
 
     Raises:
@@ -144,6 +144,7 @@ def build(
         raise SpecError([Fault("accelerator", machine.id, "must be one accelerator; a table is of no arrays")])
     layers = stack(subnets)
     slots = layers.k.shape[-1]
+    shortcuts = shortcuts_of(subnets) if shortcuts is None else shortcuts
     named = subgraphs if isinstance(subgraphs, Mapping) else {f"G{n}": of for n, of in enumerate(subgraphs, start=1)}
     held = {EMPTY: SubGraph(*(np.zeros(slots, dtype=np.int64) for _ in SubGraph._fields)), **named}
     _check(machine, [subnet.name for subnet in subnets], held, slots)
@@ -183,7 +184,8 @@ def _check(machine: SubGraphAccelerator, subnets: list[str], held: Mapping[str, 
         raise SpecError(sorted(faults, key=str))
 
 
-def _header(name: str, unit: str) -> str:
+def header(name: str, unit: str) -> str:
+    """Head of a column, with its unit."""
     return name if unit == "1" else f"{name} [{unit}]"
 
 
@@ -224,7 +226,7 @@ def load(path: Path | str) -> LatencyTable:
     if (place < 0).any():
         row, column = np.argwhere(place < 0)[0]
         raise SpecError([Fault("row", f"{subnets[row]}, {subgraphs[column]}"[:60], "is missing", where)])
-    read = {name: _numbers(rows, _header(name, u), where) for name, u in (PAIRS | OF_SUBNET | OF_SUBGRAPH).items()}
+    read = {name: _numbers(rows, header(name, u), where) for name, u in (PAIRS | OF_SUBNET | OF_SUBGRAPH).items()}
     return LatencyTable(
         subnets=tuple(subnets),
         subgraphs=tuple(subgraphs),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dse.domains.sushi.accelerator import Overlap
+from dse.domains.sushi.accelerator import Accounting, Overlap
 from dse.domains.sushi.problem import machine, priced, stream
 from dse.domains.sushi.scheduler import CACHING
 from dse.domains.sushi.subnets import SPACES, load_subnets
@@ -19,7 +19,8 @@ from dse.spec.fields import Bandwidth, Bytes, Count, CountOrZero, Fraction, Name
 
 MIB = 2.0**20
 Rate = quantity("1/s", 1e-6, 1e18)
-UNITS = {"buffer": "B", "throughput": "1/s", "bandwidth": "B/s", "weights": "B", "time": "s", "predicted": "s",
+UNITS = {"buffer": "B", "streaming": "B",
+         "throughput": "1/s", "bandwidth": "B/s", "weights": "B", "time": "s", "predicted": "s",
          "latency": "s", "bare": "s", "p50": "s", "p95": "s", "p99": "s", "energy": "J", "off_chip": "B",
          "response": "s", "area": "m^2", "load_time": "s",
          **dict.fromkeys(("size", "latency_saving", "energy_saving", "accuracy_gain", "behind", "missed", "gain",
@@ -146,6 +147,8 @@ class Unknowns(Spec):
     bandwidths: tuple[Bandwidth, ...] = ()
     buffers: tuple[Bytes, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    accountings: tuple[Accounting, ...] = ()
+    streaming: tuple[Bytes, ...] = ()
     streams: tuple[Name, ...] = ("random", "markov", "edge")
     windows: tuple[Count, ...] = (8,)
     queries: Count = 2000
@@ -158,7 +161,9 @@ class Unknowns(Spec):
         from dse.domains.sushi import unknowns
 
         given = {"buffers": self.buffers, "count": self.candidates, "seed": self.seed}
-        if self.of != "energy":
+        if self.of == "energy":
+            given |= {"accountings": self.accountings, "streaming": self.streaming}
+        else:
             given |= {"bandwidths": self.bandwidths, "overlaps": self.overlaps, "throughputs": self.throughputs}
         if self.of == "accuracy":
             given |= {"streams": self.streams, "windows": self.windows, "queries": self.queries}
@@ -176,6 +181,7 @@ class Unknowns(Spec):
             "overlap",
             "candidates",
             "accounting",
+            "streaming",
             "stream",
             "window",
             "buffer",

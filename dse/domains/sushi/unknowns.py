@@ -20,7 +20,7 @@ from dse.domains.sushi.latency import layer_times, subnet_times
 from dse.domains.sushi.layers import Layers
 from dse.domains.sushi.problem import machine, priced, stream
 from dse.domains.sushi.serve import serve
-from dse.domains.sushi.supernet import SubNet, stack
+from dse.domains.sushi.supernet import SubNet, shortcuts_of, stack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ THROUGHPUTS = (0.1296e12, 0.324e12, 0.648e12, 1.296e12)  # multiply-adds a secon
 BANDWIDTHS = (3.36e9, 4.8e9, 9.6e9, 14.4e9, 19.2e9)  # B/s
 BUFFERS = tuple(m * MIB for m in (1.6875, 2.5, 3.375, 5.0, 6.5, 8.0))
 OVERLAPS = ("activations", "ping_pong", "all")
-COUNTED = tuple(name for name in ACCOUNTINGS if name != "residuals")  # shortcuts are no part of a SuperNet's slots
+STREAMING = tuple(m * MIB for m in (0.125, 0.25, 0.5, 1.0, 2.0))  # buffers of input activations
 SETS: dict[str, tuple[str, ...]] = {"cuts": ("cuts",), "shared": ("shared",), "all kinds": KINDS}
 BEST = "best possible"  # no SubGraph of that size can save more
 
@@ -107,34 +107,46 @@ def _joined(rows: list[pd.DataFrame]) -> pd.DataFrame:
 
 def energy_savings(
     subnets: Sequence[SubNet], accelerator: Any = "sushi-roofline", *, buffers: Sequence[float] = BUFFERS,
-    accountings: Sequence[str] = COUNTED, count: int = 32, seed: int = 0,
+    accountings: Sequence[str] = tuple(ACCOUNTINGS), streaming: Sequence[float] = STREAMING, count: int = 32,
+    seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """What caching saves of the off-chip energy, which is that of the off-chip bytes whatever a byte costs.
 
     Throughput, bandwidth and overlap do not matter for it.
 
+    Args:
+        streaming: sizes of the streaming buffer (B), of which ``spilled`` depends; an input larger than all of it is
+            read again for each tile of kernels. The other accountings keep the accelerator's own.
+
     Returns:
-        Columns ``accounting``, ``candidates``, ``buffer`` (B), and ``energy_saving``, ``mean_saving``, ``least_saving``
-        over the SubNets as fractions.
+        Columns ``accounting``, ``candidates``, ``buffer`` (B), ``streaming`` (B, 0 but under ``spilled``), and
+        ``energy_saving``, ``mean_saving``, ``least_saving`` over the SubNets as fractions.
+
+    Raises:
+        SpecError: ``residuals`` for SubNets that do not say which slots have shortcuts.
     """
     import pandas as pd
 
     base, layers = machine(accelerator), stack(subnets)
     wide = Layers(*(column[:, None, :] for column in layers))
     hits = {size: dict(_hits(subnets, size, count, seed)) for size in buffers}
+    added = None if (slots := shortcuts_of(subnets)) is None else slots[:, None, :]
+
+    def moved(room: float, cached: Any, accounting: str) -> np.ndarray:
+        hardware = base.replace(streaming_buffer=room) if room else base
+        return traffic(hardware, wide, cached, accounting=accounting, shortcuts=added).total.sum(axis=-1).min(axis=-1)
+
     rows = []
-    for accounting in accountings:
-        alone = traffic(base, wide, 0.0, accounting=accounting).total.sum(axis=-1)[:, 0]
+    for accounting, room in ((a, r) for a in accountings for r in (streaming if a == "spilled" else (0.0,))):
+        alone = moved(room, 0.0, accounting)
         for size in buffers:
-            left = {}
-            for name, cached in hits[size].items():
-                left[name] = traffic(base, wide, cached, accounting=accounting).total.sum(axis=-1).min(axis=-1)
+            left = {name: moved(room, cached, accounting) for name, cached in hits[size].items()}
             left[BEST] = alone - np.minimum(size, layers.weights.sum(axis=-1))
-            for name, moved in left.items():
-                saving = 1 - moved / alone
+            for name, rest in left.items():
+                saving = 1 - rest / alone
                 rows.append(
-                    {"accounting": accounting, "candidates": name, "buffer": size, "energy_saving": saving.max(),
-                     "mean_saving": saving.mean(), "least_saving": saving.min()}
+                    {"accounting": accounting, "candidates": name, "buffer": size, "streaming": room,
+                     "energy_saving": saving.max(), "mean_saving": saving.mean(), "least_saving": saving.min()}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -146,6 +158,8 @@ def accuracy_gains(
     windows: Sequence[int] = (8,), queries: int = 2000, count: int = 32, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """What caching adds to the served accuracy under ``strict-latency``, against serving the same queries without.
+
+    SubGraphs are of the kinds ``shared`` and ``cuts`` alone, which the other maps hold apart from all kinds.
 
     Returns:
         Columns ``overlap``, ``stream``, ``window``, ``buffer`` (B), ``throughput`` (MAC/s), ``bandwidth`` (B/s) and
